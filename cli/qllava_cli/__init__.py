@@ -1,0 +1,1 @@
+"""The `qllava` command: flags to library calls to rich output, no logic."""

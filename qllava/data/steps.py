@@ -1,0 +1,136 @@
+"""The data set the trainer sees: one row is one optimizer step.
+
+How many packs a global batch fills varies, while Trainer fixes the micro-batches of a step; so a row yields all packs
+of its step. Which samples belong to a step depends on data and seed only, never on the token budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import BaseImageProcessor
+
+from qllava.data.encode import ChatEncoder, Encoded, SampleRejected
+from qllava.data.images import open_image, resolve_image, to_pixels
+from qllava.data.packing import pack_trees
+from qllava.data.trees import Tree, grow_trees
+from qllava.types import Conversation
+
+
+class Conversations(Protocol):
+    """Anything that hands out conversations by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Conversation: ...
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Membership of every optimizer step.
+
+    Attributes:
+        order: (samples of all epochs,) indices into the data, step after step.
+        batch_size: samples a step; the last of each epoch may be smaller.
+        bounds: (steps + 1,) where each step starts in `order`.
+    """
+
+    order: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Optimizer steps."""
+        return len(self.bounds) - 1
+
+    def members(self, step: int) -> list[int]:
+        """Indices of the samples of one step."""
+        return [int(i) for i in self.order[self.bounds[step] : self.bounds[step + 1]]]
+
+
+def plan_steps(
+    groups: Sequence[object], *, batch_size: int, epochs: float, seed: int, max_steps: int | None = None
+) -> StepPlan:
+    """Shuffle groups (samples of one picture stay neighbours) anew each epoch and cut windows of one global batch.
+
+    Args:
+        groups: group key of each sample, hashable; equal keys share a picture.
+        batch_size: samples of a step; a group may straddle two steps, so that every step but an epoch's last is full.
+        epochs: passes over the data; a fraction stops in the middle of the last.
+        max_steps: stop there.
+    """
+    by_group: dict[object, list[int]] = {}
+    for index, key in enumerate(groups):
+        by_group.setdefault(key, []).append(index)
+    members = [np.asarray(indices, dtype=np.int64) for indices in by_group.values()]
+    order: list[NDArray[np.int64]] = []
+    bounds = [0]
+    remaining = round(epochs * len(groups))
+    epoch = 0
+    while remaining > 0 and (max_steps is None or len(bounds) <= max_steps):
+        shuffled = np.random.default_rng((seed, epoch)).permutation(len(members))
+        indices = np.concatenate([members[i] for i in shuffled])[:remaining]
+        order.append(indices)
+        start = bounds[-1]
+        bounds += [start + min((i + 1) * batch_size, len(indices)) for i in range(math.ceil(len(indices) / batch_size))]
+        remaining -= len(indices)
+        epoch += 1
+    if max_steps is not None:
+        bounds = bounds[: max_steps + 1]
+    everything = np.concatenate(order) if order else np.zeros(0, dtype=np.int64)
+    return StepPlan(order=everything[: bounds[-1]], bounds=np.asarray(bounds, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class StepBuilder:
+    """From step numbers to packs; runs inside data workers, so it holds plain picklable parts only."""
+
+    conversations: Conversations
+    plan: StepPlan
+    encoder: ChatEncoder
+    image_root: Path
+    image_processor: BaseImageProcessor
+    max_length: int
+    token_budget: int
+    share_prefixes: bool = True
+
+    def __call__(self, rows: dict[str, list[int]]) -> dict[str, list[Any]]:
+        """The transform of `Dataset.with_transform`: `{"step": [...]}` -> `{"packs": [...], "rejected": [...]}`."""
+        built = [self.build(step) for step in rows["step"]]
+        return {"packs": [packs for packs, _ in built], "rejected": [rejected for _, rejected in built]}
+
+    def build(self, step: int) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+        """Packs of one step, each with its decoded pictures, and the (id, reason) of samples that cannot be used."""
+        encoded: list[Encoded] = []
+        rejected: list[tuple[str, str]] = []
+        for index in self.plan.members(step):
+            conversation = self.conversations[index]
+            try:
+                encoded.append(self.encoder.encode(conversation, self.max_length))
+            except SampleRejected as error:
+                rejected.append((conversation.id, str(error)))
+        trees = grow_trees(
+            encoded,
+            image_token_id=self.encoder.image_token_id,
+            token_budget=self.token_budget,
+            share=self.share_prefixes,
+        )
+        packs = pack_trees(trees, token_budget=self.token_budget)
+        return [self._with_pixels(pack) for pack in packs], rejected
+
+    def _with_pixels(self, pack: Tree) -> dict[str, Any]:
+        pixels = [
+            to_pixels(self.image_processor, open_image(resolve_image(self.image_root, name))) for name in pack.images
+        ]
+        return {"tree": pack, "pixels": np.stack(pixels) if pixels else None}
+
+
+def step_dataset(builder: StepBuilder) -> Dataset:
+    """One row a step, built lazily by the data workers."""
+    return Dataset.from_dict({"step": list(range(len(builder.plan)))}).with_transform(builder)

@@ -1,0 +1,1 @@
+"""Rendered scenes in COCO format and the measured demo."""

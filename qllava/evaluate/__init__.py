@@ -1,0 +1,1 @@
+"""Scores: exact match, and whether the model looks at the picture."""

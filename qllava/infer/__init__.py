@@ -1,0 +1,1 @@
+"""Generation from a trained run: the engine behind chat and evaluation."""

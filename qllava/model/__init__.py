@@ -1,0 +1,1 @@
+"""Assembling the stock LLaVA model: build, quantise, LoRA, audits."""

@@ -1,0 +1,68 @@
+"""One forward pass of the stock model as training and scoring need it: no graph through the tower, logits only where
+a token is predicted.
+
+Shapes: I images, P patches each, V vision width, D model width, T tokens, S supervised positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn import functional
+from transformers import LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from qllava.model.attention import tree_mask
+
+
+def tower_features(model: LlavaForConditionalGeneration, pixel_values: torch.Tensor) -> torch.Tensor:
+    """What the projector reads: (I, 3, H, W) normalised pixels -> (I, P, V) patch features of the chosen layer.
+
+    The tower is frozen: `no_grad` spares its graph, which hooks for gradient checkpointing would otherwise build.
+    (`inference_mode` would not do: its tensors cannot enter the projector's backward.)
+    """
+    config = model.config
+    with torch.no_grad():
+        tower = model.model.vision_tower
+        output = tower(pixel_values.to(next(tower.parameters()).dtype), output_hidden_states=True)
+        features = output.hidden_states[config.vision_feature_layer]
+    return features[:, 1:] if config.vision_feature_select_strategy == "default" else features
+
+
+def hidden_states(model: LlavaForConditionalGeneration, pack: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """(T, D) last hidden states of one pack.
+
+    `pack` holds `input_ids` (T,), `position_ids` (T,), `segment` (T,), `parent` (segments,) and, unless all its samples
+    are text-only, `pixel_values` (I, 3, H, W) normalised.
+    """
+    encoded = {}
+    if "pixel_values" in pack:
+        features = tower_features(model, pack["pixel_values"])
+        # The stock forward takes projected features ready-made, one (P, D) tensor per image.
+        projected = model.model.multi_modal_projector(features.to(model.model.multi_modal_projector.linear_1.weight.dtype))
+        encoded["image"] = BaseModelOutputWithPooling(pooler_output=list(projected))
+    output = model.model(
+        input_ids=pack["input_ids"][None],
+        position_ids=pack["position_ids"][None],
+        attention_mask=tree_mask(pack["segment"], pack["parent"]),
+        mm_encoder_outputs=encoded,
+        use_cache=False,
+    )
+    return output.last_hidden_state[0]
+
+
+def supervised_logits(model: LlavaForConditionalGeneration, pack: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """(S, vocab) fp32 logits at `source` (S,), where `target` (S,) is predicted."""
+    hidden = hidden_states(model, pack)
+    return model.lm_head(hidden[pack["source"]]).float()
+
+
+def loss_sum(
+    model: LlavaForConditionalGeneration, pack: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross-entropy in nats over S supervised tokens, and how many were predicted right (greedy)."""
+    logits = supervised_logits(model, pack)
+    target = pack["target"]
+    loss = functional.cross_entropy(logits, target, reduction="sum")
+    return loss, (logits.detach().argmax(-1) == target).sum()

@@ -1,0 +1,1 @@
+"""The one writer of PNG and HTML: loss curves, contact sheets, galleries."""
