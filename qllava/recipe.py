@@ -125,7 +125,9 @@ def recipe_path(name: str) -> Path:
     if not path.is_file() or "/" in name:
         close = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise RecipeError(f"unknown recipe {name!r}; {hint}`qllava recipes list` shows all: {', '.join(recipe_names())}")
+        raise RecipeError(
+            f"unknown recipe {name!r}; {hint}`qllava recipes list` shows all: {', '.join(recipe_names())}"
+        )
     return path
 
 

@@ -79,23 +79,19 @@ def build_app(command: str | None = None) -> typer.Typer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0, 2 for a wrong command line or recipe, 130 for Ctrl-C, else 1."""
+    """Run one command line; returns 0, 2 for a wrong command line or recipe, 130 for Ctrl-C, 1 for the rest."""
     arguments, debug = _without_debug(sys.argv[1:] if argv is None else argv)
     try:
         return _run(arguments)
-    except QllavaError as error:
-        message, code = str(error), error.exit_code
-    except typer.TyperException as error:
-        message, code = _usage_message(error), error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     except Exception as error:  # the last resort: a person gets a line, `--debug` the traceback
-        message, code = _unexpected_message(error, debug), 1
-    if debug:
-        traceback.print_exc()
-    if message:
-        fail(message)
-    return code
+        if debug:
+            traceback.print_exception(error)
+        message, code = _explain(error, debug)
+        if message:
+            fail(message)
+        return code
 
 
 def _root(
@@ -129,6 +125,14 @@ def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     before = [argument for argument in arguments[:end] if argument != _DEBUG]
     return before + list(arguments[end:]), len(before) < end
+
+
+def _explain(error: Exception, debug: bool) -> tuple[str, int]:
+    if isinstance(error, QllavaError):
+        return str(error), error.exit_code
+    if isinstance(error, typer.TyperException):
+        return _usage_message(error), error.exit_code
+    return _unexpected_message(error, debug), 1
 
 
 def _usage_message(error: typer.TyperException) -> str:

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", help="A recipe's name or YAML file; `qllava recipes list` shows them.", show_default="auto"),
+    typer.Option("--recipe", help="A recipe's name or YAML file; see `qllava recipes list`.", show_default="auto"),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe setting, e.g. lora.rank=16; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any recipe setting: lora.rank=16; repeatable."),
 ]
 VramOption = Annotated[
     float | None, typer.Option("--vram", metavar="GB", min=1.0, help="Plan for at most this much memory of the card.")

@@ -34,6 +34,7 @@ class Manifest:
         steps: optimizer steps done; `total_steps` planned.
         command: what continues or repeats the run.
         files: sha256 of the weights a finished run holds.
+        picture: loss with the right and with another picture at the end, where it could be measured.
         versions: of the libraries that shape the numbers.
     """
 
@@ -47,6 +48,7 @@ class Manifest:
     total_steps: int = 0
     command: str = ""
     files: dict[str, str] = field(default_factory=dict)
+    picture: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

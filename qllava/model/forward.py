@@ -16,6 +16,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from qllava.model.attention import tree_mask
 
 
+def autocast(device: str) -> torch.autocast:
+    """The precision every forward of ours runs in: bf16 matrix products over fp32 projector and LoRA masters."""
+    return torch.autocast(device_type=device.split(":")[0], dtype=torch.bfloat16)
+
+
 def tower_features(model: LlavaForConditionalGeneration, pixel_values: torch.Tensor) -> torch.Tensor:
     """What the projector reads: (I, 3, H, W) normalised pixels -> (I, P, V) patch features of the chosen layer.
 

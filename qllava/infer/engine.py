@@ -1,0 +1,368 @@
+"""Answers of a trained model: streamed one by one, or many at once.
+
+Shapes: B rows, T tokens, p tokens of a shared prefix, I images, P patches, D model width, K vocabulary rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from peft import PeftModel
+from PIL import Image
+from transformers import BaseImageProcessor, DynamicCache, LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from qllava.data.encode import ChatEncoder
+from qllava.data.images import normalize, to_pixels
+from qllava.errors import DataError
+from qllava.infer.answer_text import AnswerText
+from qllava.infer.sampling import Sampling, choose
+from qllava.model.forward import autocast, tower_features
+from qllava.types import Message
+
+Picture = Image.Image
+Prompt = tuple[Sequence[Message], Sequence[Picture]]
+
+# Rows of one batch. 4-bit weights are unpacked once a forward, whatever the batch: many rows share that cost.
+MAX_ROWS = 128
+# Keys and values of one batch, in bytes.
+CACHE_BYTES = 2 << 30
+
+
+class Loaded(Protocol):
+    """What an engine needs of a loaded run (`checkpoint.load.LoadedRun` is one)."""
+
+    @property
+    def model(self) -> PeftModel | LlavaForConditionalGeneration:
+        """In eval mode, under whatever quantisation."""
+
+    @property
+    def encoder(self) -> ChatEncoder:
+        """Speaks the run's chat template."""
+
+    @property
+    def image_processor(self) -> BaseImageProcessor:
+        """Of the vision tower."""
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda`."""
+
+
+@dataclass
+class _Rows:
+    """Answers under way: B rows that share one cache.
+
+    `mask` (B, T) 1 = a token, 0 = padding; `position` (B,) of the next token; `logits` (B, K) that choose it; `prompt`
+    says which prompt each row answers.
+    """
+
+    prompt: list[int]
+    cache: DynamicCache
+    mask: torch.Tensor
+    position: torch.Tensor
+    logits: torch.Tensor
+
+
+class Engine:
+    """A trained model that answers."""
+
+    def __init__(self, loaded: Loaded, *, mixed_precision: bool = True) -> None:
+        """Take a loaded run; `mixed_precision=False` computes in the weights' own precision, without autocast."""
+        base = loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model
+        if not isinstance(base, LlavaForConditionalGeneration):
+            raise TypeError(f"expected a LLaVA model, got {type(base).__name__}")
+        self._model = base
+        self._encoder = loaded.encoder
+        self._image_processor = loaded.image_processor
+        self._device = loaded.device
+        self._mixed_precision = mixed_precision
+        self._stop_ids = _stop_ids(base, loaded.encoder)
+        special = _special_ids(loaded.encoder)
+        # A stop that is a token of its own is met by id; the others are looked for in the text.
+        self._stop_texts = [stop for stop in loaded.encoder.template.stop if stop not in special]
+        self._suppressed = _suppressed(base, loaded.encoder, self._stop_ids).to(self._device)
+
+    def stream(
+        self, messages: Sequence[Message], images: Sequence[Picture], sampling: Sampling | None = None
+    ) -> Iterator[str]:
+        """Answer one conversation, yielding pieces of text as they become certain; joined they are the answer.
+
+        Args:
+            messages: the conversation so far; ends with the user's turn.
+            images: the pictures, in the order of the messages' image parts.
+            sampling: greedy, at most 512 tokens unless given.
+
+        Raises:
+            DataError: no question at the end, a number of images other than the messages name, or a conversation that
+                the model's context cannot hold.
+        """
+        settings = sampling or Sampling()
+        ids = self._encode((messages, images))
+        text = AnswerText(self._encoder.tokenizer, self._stop_texts)
+        generator = settings.generator(self._device)
+        rows = self._start([0], [ids], [tuple(images)], {})
+        for count in range(1, self._room(ids, settings.max_new_tokens) + 1):
+            token = self._choose(rows, settings, generator)
+            if int(token) in self._stop_ids:
+                break
+            if piece := text.push(int(token)):
+                yield piece
+            if text.stopped or count == settings.max_new_tokens:
+                break
+            rows = self._advance(rows, token)
+        if piece := text.finish():
+            yield piece
+
+    def answer_batch(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 512,
+        max_rows: int = MAX_ROWS,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> list[str]:
+        """Greedy answers to many conversations, in their order; the same as one at a time, faster.
+
+        Prompts about the same picture (the same object) share its computation: the tower runs once a picture, and what
+        the prompts of a batch have in common up to their image tokens is computed once a picture.
+
+        Args:
+            prompts: (messages, images) each, as for `stream`.
+            max_new_tokens: every answer is cut here.
+            max_rows: prompts of one batch, at most.
+            cache_bytes: keys and values of one batch, at most (a single prompt may exceed it).
+
+        Raises:
+            DataError: as `stream`, for any of the prompts.
+        """
+        settings = Sampling(max_new_tokens=max_new_tokens)
+        encoded = [self._encode(prompt) for prompt in prompts]
+        pictures = [tuple(images) for _, images in prompts]
+        answers = [""] * len(prompts)
+        features: dict[int, torch.Tensor] = {}
+        for batch in self._batches(encoded, pictures, settings, max_rows, cache_bytes):
+            here = {id(picture) for index in batch for picture in pictures[index]}
+            features = {key: value for key, value in features.items() if key in here}
+            rows = self._start(batch, [encoded[i] for i in batch], [pictures[i] for i in batch], features)
+            self._finish(rows, encoded, settings, answers)
+        return answers
+
+    def _finish(self, rows: _Rows, encoded: Sequence[list[int]], settings: Sampling, answers: list[str]) -> None:
+        """Generate until every row has ended; texts go into `answers` at the places of their prompts."""
+        texts = {index: AnswerText(self._encoder.tokenizer, self._stop_texts) for index in rows.prompt}
+        room = {index: self._room(encoded[index], settings.max_new_tokens) for index in rows.prompt}
+        generator = settings.generator(self._device)
+        for count in range(1, max(room.values()) + 1):
+            token = self._choose(rows, settings, generator)
+            for index, chosen in zip(rows.prompt, token.tolist(), strict=True):
+                text = texts.get(index)
+                if text is None:
+                    continue
+                if chosen not in self._stop_ids:
+                    answers[index] += text.push(chosen)
+                if chosen in self._stop_ids or text.stopped or count == room[index]:
+                    answers[index] += text.finish()
+                    del texts[index]
+            if not texts:
+                return
+            if 2 * len(texts) <= len(rows.prompt):
+                # Rows that have ended are carried along until they are half of the batch: dropping them copies the cache.
+                kept = [place for place, index in enumerate(rows.prompt) if index in texts]
+                rows, token = self._keep(rows, kept), token[kept]
+            rows = self._advance(rows, token)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        """(T,) ids of a prompt, checked against its pictures and the model's context."""
+        messages, images = prompt
+        named = sum(part["type"] == "image" for message in messages for part in message["content"])
+        if named != len(images):
+            raise DataError(f"the messages name {named} images, {len(images)} were given; give one for each")
+        ids = self._encoder.encode_prompt(messages)
+        if len(ids) >= self._context:
+            raise DataError(
+                f"the conversation takes {len(ids)} tokens and the model holds {self._context}; "
+                "start anew (/reset in chat) or ask something shorter"
+            )
+        return ids
+
+    @property
+    def _context(self) -> int:
+        return int(self._model.config.text_config.max_position_embeddings)
+
+    def _room(self, ids: Sequence[int], wanted: int) -> int:
+        """How many tokens an answer may take."""
+        return min(wanted, self._context - len(ids))
+
+    def _batches(
+        self,
+        encoded: Sequence[list[int]],
+        pictures: Sequence[tuple[Picture, ...]],
+        settings: Sampling,
+        max_rows: int,
+        cache_bytes: int,
+    ) -> Iterator[list[int]]:
+        """Indices of prompts, those about the same pictures together, cut by rows and by bytes of cache."""
+        first_seen: dict[tuple[int, ...], int] = {}
+        keys = [first_seen.setdefault(tuple(map(id, images)), len(first_seen)) for images in pictures]
+        # Prompts with and without a picture have no prefix in common, so they do not mix.
+        order = sorted(range(len(encoded)), key=lambda i: (len(pictures[i]), keys[i], len(encoded[i]), i))
+        a_token = _cache_bytes(self._model)
+        batch: list[int] = []
+        longest = 0
+        for index in order:
+            length = len(encoded[index]) + self._room(encoded[index], settings.max_new_tokens)
+            bytes_ = (len(batch) + 1) * max(longest, length) * a_token
+            other = bool(batch) and len(pictures[batch[-1]]) != len(pictures[index])
+            if batch and (other or len(batch) >= max_rows or bytes_ > cache_bytes):
+                yield batch
+                batch, longest = [], 0
+            batch.append(index)
+            longest = max(longest, length)
+        if batch:
+            yield batch
+
+    # Forward passes. No `yield` inside the contexts: they would leak into the caller.
+
+    @contextlib.contextmanager
+    def _precision(self) -> Iterator[None]:
+        with torch.no_grad(), autocast(self._device) if self._mixed_precision else contextlib.nullcontext():
+            yield
+
+    def _start(
+        self,
+        prompt: list[int],
+        encoded: Sequence[list[int]],
+        pictures: Sequence[tuple[Picture, ...]],
+        features: dict[int, torch.Tensor],
+    ) -> _Rows:
+        """Read prompts: what they share once for each picture, then the rest of every one; B rows.
+
+        `features`: projected pictures by object id, looked up and added to.
+        """
+        with self._precision():
+            self._project([picture for row in pictures for picture in row], features)
+            keys = [tuple(map(id, row)) for row in pictures]
+            distinct = list(dict.fromkeys(keys))
+            shared = _shared_prefix(encoded, self._encoder.image_token_id) if len(distinct) < len(keys) else 0
+            cache = DynamicCache()
+            device = self._device
+            if shared:
+                ids = torch.tensor([encoded[0][:shared]] * len(distinct), device=device)
+                position = torch.arange(shared, device=device).expand_as(ids)
+                self._forward(ids, torch.ones_like(ids), position, cache, [features[i] for key in distinct for i in key])
+                place = {key: row for row, key in enumerate(distinct)}
+                cache.reorder_cache(torch.tensor([place[key] for key in keys], device=device))
+            rest = [ids[shared:] for ids in encoded]
+            width = max(map(len, rest))
+            # What stands in a padded place is masked; it only may not be the image token.
+            ids = torch.tensor([[rest_ids[0]] * (width - len(rest_ids)) + rest_ids for rest_ids in rest], device=device)
+            real = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rest], device=device)
+            ids = ids.masked_fill(real == 0, self._filler)
+            mask = torch.cat([real.new_ones(len(rest), shared), real], 1)
+            position = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
+            used = [] if shared else [features[i] for key in keys for i in key]
+            logits = self._forward(ids, mask, position, cache, used)
+            return _Rows(prompt, cache, mask, position[:, -1] + 1, logits)
+
+    def _advance(self, rows: _Rows, token: torch.Tensor) -> _Rows:
+        """Read one more token (B,) in every row."""
+        with self._precision():
+            mask = torch.cat([rows.mask, rows.mask.new_ones(len(token), 1)], 1)
+            logits = self._forward(token[:, None], mask, rows.position[:, None], rows.cache, [])
+        return _Rows(rows.prompt, rows.cache, mask, rows.position + 1, logits)
+
+    def _keep(self, rows: _Rows, kept: list[int]) -> _Rows:
+        """Only some of the rows."""
+        rows.cache.reorder_cache(torch.tensor(kept, device=self._device))
+        return _Rows([rows.prompt[i] for i in kept], rows.cache, rows.mask[kept], rows.position[kept], rows.logits[kept])
+
+    def _forward(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        position: torch.Tensor,
+        cache: DynamicCache,
+        images: Sequence[torch.Tensor],
+    ) -> torch.Tensor:
+        """Read (B, t) ids behind what the cache holds; (B, K) fp32 logits after the last.
+
+        `images`: (P, D) each, in the order of their tokens, row after row.
+        """
+        encoded = {"image": BaseModelOutputWithPooling(pooler_output=list(images))} if images else {}
+        output = self._model.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            mm_encoder_outputs=encoded,
+            use_cache=True,
+        )
+        logits: torch.Tensor = self._model.lm_head(output.last_hidden_state[:, -1])
+        return logits.float()
+
+    def _project(self, pictures: Sequence[Picture], features: dict[int, torch.Tensor]) -> None:
+        """Run tower and projector on the pictures that `features` lacks; (P, D) each, by object id."""
+        missing = list({id(picture): picture for picture in pictures if id(picture) not in features}.values())
+        if not missing:
+            return
+        processor = self._image_processor
+        pixels = torch.stack([torch.as_tensor(to_pixels(processor, picture)) for picture in missing])
+        values = normalize(pixels.to(self._device), processor.image_mean, processor.image_std)
+        projector = self._model.model.multi_modal_projector
+        projected = projector(tower_features(self._model, values).to(projector.linear_1.weight.dtype))
+        features.update(zip(map(id, missing), projected, strict=True))
+
+    def _choose(self, rows: _Rows, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+        return choose(rows.logits.masked_fill(self._suppressed, -torch.inf), sampling, generator)
+
+    @property
+    def _filler(self) -> int:
+        """Any id but the image token's."""
+        return 1 if self._encoder.image_token_id == 0 else 0
+
+
+def _shared_prefix(encoded: Sequence[list[int]], image_token_id: int) -> int:
+    """Tokens that all prompts have in common, their images among them; each keeps at least one of its own. Else 0."""
+    shared = min(map(len, encoded)) - 1
+    for ids in encoded[1:]:
+        shared = next((i for i in range(shared) if ids[i] != encoded[0][i]), shared)
+    return 0 if any(image_token_id in ids[shared:] for ids in encoded) else shared
+
+
+def _special_ids(encoder: ChatEncoder) -> dict[str, int]:
+    return {str(token): index for index, token in encoder.tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def _stop_ids(model: LlavaForConditionalGeneration, encoder: ChatEncoder) -> frozenset[int]:
+    """Tokens that end an answer: the template's, and those the language model itself ends with."""
+    special = _special_ids(encoder)
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    listed = own if isinstance(own, list) else [own]
+    found = [*(special.get(stop) for stop in encoder.template.stop), encoder.tokenizer.eos_token_id, *listed]
+    return frozenset(index for index in found if index is not None)
+
+
+def _suppressed(
+    model: LlavaForConditionalGeneration, encoder: ChatEncoder, stop_ids: frozenset[int]
+) -> torch.Tensor:
+    """(K,) bool: ids that are never generated: `<image>`, padding, and padded rows that are no token."""
+    suppressed = torch.zeros(model.lm_head.out_features, dtype=torch.bool)
+    suppressed[len(encoder.tokenizer) :] = True
+    suppressed[encoder.image_token_id] = True
+    padding = encoder.tokenizer.pad_token_id
+    if padding is not None and padding not in stop_ids:
+        suppressed[padding] = True
+    return suppressed
+
+
+def _cache_bytes(model: LlavaForConditionalGeneration) -> int:
+    """Keys and values of one token, in bytes, at two bytes a number."""
+    config = model.config.text_config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * 2 * config.num_hidden_layers * heads * width)

@@ -1,0 +1,100 @@
+"""`qllava gen-data` as people run it: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CLI = Path(__file__).parents[2] / "cli"
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{CLI}", "TERM": "dumb", "NO_COLOR": "1"}
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "qllava_cli.main", "gen-data", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
+
+    return call
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    folder = tmp_path / "coco"
+    (folder / "annotations").mkdir(parents=True)
+    for split, first in (("train2017", 1), ("val2017", 11)):
+        (folder / split).mkdir()
+        numbers = range(first, first + 4)
+        images = [{"id": n, "file_name": f"{n}.jpg", "width": 10, "height": 10} for n in numbers]
+        for n in numbers:
+            (folder / split / f"{n}.jpg").write_bytes(b"jpeg")
+        labels = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 2, 2], "iscrowd": 0} for n in numbers]
+        texts = [{"id": n, "image_id": n, "caption": "a red circle"} for n in numbers]
+        categories = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
+        content = {"images": images, "annotations": labels, "categories": categories}
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        content = {"images": images, "annotations": texts}
+        (folder / "annotations" / f"captions_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_defaults(run: Run, coco: Path, tmp_path: Path) -> None:
+    done = run("--images", "coco/")
+    assert (done.returncode, done.stdout) == (0, "")
+    printed = done.stderr.splitlines()
+    assert printed[0] == (
+        "teacher template (needs no key and no model; every answer follows from the annotations; --teacher)"
+    )
+    assert printed[1] == "model none"
+    assert "pictures 4 (held out 4: the pictures of val2017)" in printed
+    assert "captions 4 (one a picture)" in printed
+    assert "instructions 28 (conversation 24, detail 4)" in printed
+    assert "rejected 0" in printed
+    assert "missing pictures 0 (every listed one is on disk)" in printed
+    assert printed[-1] == "next: qllava train --stage 1"
+    assert json.loads((tmp_path / "data" / "card.json").read_text())["image_root"] == "../coco"
+
+
+def test_flags(run: Run, coco: Path, tmp_path: Path) -> None:
+    (coco / "train2017" / "3.jpg").unlink()
+    annotations = (coco / "annotations").rename(tmp_path / "elsewhere")
+    flags = ["--limit", "2", "--seed", "1", "--questions", "2", "--kinds", "detail, reasoning", "--out", "mine"]
+    done = run("--images", "coco", "--annotations", str(annotations), "--teacher", "template", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "pictures 2 (held out 2: the pictures of val2017)" in done.stderr
+    assert "instructions 2 (detail 2, reasoning 0)" in done.stderr
+    assert "missing pictures 1 (listed in mine/rejected.jsonl)" in done.stderr
+    assert done.stderr.splitlines()[-1] == "next: qllava train --stage 1 --data mine/align.json"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--images", "nowhere/"], 2, "error: --images nowhere: no such folder; COCO's layout is coco/train2017/"),
+        (
+            ["--images", "coco", "--teacher", "gpt-9"],
+            2,
+            "error: --teacher 'gpt-9' is not known; choose one of: template",
+        ),
+        (["--images", "coco", "--kinds", "poem"], 2, "error: --kinds 'poem' is not known"),
+        (["--images", "coco", "--annotations", "x.json"], 2, "error: --annotations x.json: no such file or folder"),
+        (["--images", "coco", "--annotations", "coco/broken.json"], 1, "error: coco/broken.json is not JSON (line 1"),
+    ],
+)
+def test_errors_are_one_line(run: Run, coco: Path, arguments: list[str], code: int, message: str) -> None:
+    (coco / "broken.json").write_text("{")
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert errors[0].startswith(message)
+    assert "Traceback" not in done.stderr
