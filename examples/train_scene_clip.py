@@ -3,8 +3,8 @@
     python examples/train_scene_clip.py --out qllava/model/weights/scene-clip
 
 The tower is transformers' own `CLIPVisionModel`. Three losses shape it: CLIP's contrastive one against captions (its
-text side is a small GRU, thrown away afterwards); linear heads on the *patch* tokens of hidden layer -2, the layer
-LLaVA reads, that name colour, shape, size and place of the object under the patch; and linear heads on the same
+text side is a bag of words and word pairs, thrown away afterwards); linear heads on the *patch* tokens, which LLaVA
+reads, that name colour, shape, size and place of the object under the patch; and linear heads on the same
 tokens that tell the scene as a whole. The second is what lets a language model bind a colour to a shape: without it
 patch tokens know what is in the picture and not what belongs together. Held-out configurations are never shown.
 """
@@ -26,7 +26,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from qllava.demo.scenes import COLORS, SHAPES, SIZES, Scene, SceneObject, Split, captions, random_scene, render_scene
 
-LAYER = -2  # the hidden state LLaVA reads
+LAYER = -1  # the hidden state LLaVA is to read: all four layers shape the patch tokens
 MEAN, STD = 0.5, 0.5
 COLOR_NAMES, SIZE_NAMES = tuple(COLORS), tuple(SIZES)
 LOCAL = {"color": 9, "shape": 5, "size": 4, "column": 4, "row": 4, "twins": 4, "largest": 3}  # class 0: no object
@@ -85,14 +85,16 @@ class Scenes:
         self.local = np.empty((count, grid * grid, len(LOCAL)), dtype=np.int8)
         self.counts = np.empty((count, len(SHAPES)), dtype=np.int8)
         self.present = np.empty((count, len(COLORS) * (1 + len(SHAPES))), dtype=np.int8)
-        self.words = np.zeros((count, 3, 40), dtype=np.int64)
+        self.words = np.zeros((count, 3, 80), dtype=np.int64)
         for index in range(count):
             scene = random_scene(rng, split)
             self.pixels[index] = np.asarray(render_scene(scene, size=size))
             self.local[index] = local_targets(scene, grid)
             self.counts[index], self.present[index] = global_targets(scene)
             for row, caption in enumerate(captions(scene)):
-                ids = [vocabulary.setdefault(word, len(vocabulary) + 1) for word in WORDS.findall(caption.lower())]
+                words = WORDS.findall(caption.lower())
+                terms = [*words, *(f"{one} {two}" for one, two in zip(words, words[1:], strict=False))]
+                ids = [vocabulary.setdefault(term, len(vocabulary) + 1) for term in terms]
                 self.words[index, row, : len(ids)] = ids
 
     def images(self, rows: np.ndarray) -> Tensor:
@@ -110,15 +112,12 @@ class Heads(nn.Module):
         self.present = nn.Linear(width, len(COLORS) * (1 + len(SHAPES)))
         self.image = nn.Linear(width, 128, bias=False)
         self.embed = nn.Embedding(vocabulary, 128, padding_idx=0)
-        self.gru = nn.GRU(128, 128, batch_first=True, bidirectional=True)
-        self.text = nn.Linear(256, 128, bias=False)
+        self.text = nn.Linear(128, 128, bias=False)
         self.scale = nn.Parameter(torch.tensor(2.66))
 
     def caption(self, words: Tensor) -> Tensor:
-        """(B, 40) word ids, 0 is padding -> (B, 128)."""
-        states, _ = self.gru(self.embed(words))
-        mask = (words > 0).unsqueeze(-1)
-        return self.text((states * mask).sum(1) / mask.sum(1))
+        """(B, 80) ids of words and word pairs, 0 is padding -> (B, 128)."""
+        return self.text(self.embed(words).sum(1) / (words > 0).sum(1, keepdim=True))
 
 
 def dense_losses(heads: Heads, patches: Tensor, data: Scenes, rows: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -200,12 +199,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the tower")
     parser.add_argument("--scenes", type=int, default=30000, help="scenes rendered once, then shuffled")
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--patch", type=int, default=16, help="pixels")
     parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--mlp", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -238,10 +237,9 @@ def main() -> None:
     began = time.time()
     for step in range(1, args.steps + 1):
         rows = order.integers(0, args.scenes, args.batch)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = model(train.images(rows), output_hidden_states=True)
-            local, whole = dense_losses(heads, output.hidden_states[LAYER][:, 1:], train, rows)
-            image = functional.normalize(heads.image(output.pooler_output).float(), dim=-1)
+        output = model(train.images(rows), output_hidden_states=True)
+        local, whole = dense_losses(heads, output.hidden_states[LAYER][:, 1:], train, rows)
+        image = functional.normalize(heads.image(output.pooler_output), dim=-1)
         words = torch.from_numpy(train.words[rows, step % 3])
         text = functional.normalize(heads.caption(words), dim=-1)
         logits = heads.scale.exp() * image @ text.T

@@ -50,5 +50,5 @@ def result(text: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """`text` with every run of white space, line breaks included, as one space."""
-    return " ".join(text.split())
+    """`text` with every run of white space as one space, and without characters that steer a terminal."""
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())

@@ -137,15 +137,14 @@ def _explain(error: Exception, debug: bool) -> tuple[str, int]:
 
 def _usage_message(error: typer.TyperException) -> str:
     """typer's own complaint as one line that ends with where the right spelling is listed."""
-    message = one_line(error.format_message()).rstrip(".")
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help page, printed by now
+        return ""
+    message = one_line(error.format_message()).rstrip(".").replace(". Did you", "; did you")
+    message = message[:1].lower() + message[1:]
     context = getattr(error, "ctx", None)
     if context is None:
         return message
-    if not message or type(error).__name__ == "NoArgsIsHelpError":  # its message is the help page, already printed
-        return ""
-    where = f"`{context.command_path} --help`"
-    message = message[0].lower() + message[1:]
-    return f"{message}; see {where}" if message.endswith("?") else f"{message}; {where} lists what there is"
+    return f"{message}{'' if message.endswith('?') else ';'} `{context.command_path} --help` lists what there is"
 
 
 def _unexpected_message(error: Exception, debug: bool) -> str:

@@ -121,6 +121,14 @@ class StopOnSignal(TrainerCallback):
     ) -> None:
         """Ask Trainer to save and stop."""
         del args, kwargs
+        self._ask(state, control)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The same for a signal that came after `on_step_end`; logging is the last event before saving."""
+        del args, kwargs
+        self._ask(state, control)
+
+    def _ask(self, state: TrainerState, control: TrainerControl) -> None:
         if self.received is not None and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True

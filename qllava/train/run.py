@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ from qllava.train.trainer import Normalization, StageTrainer, checkpoint_folders
 
 # Enough pictures for a stable mean, few enough to cost seconds.
 LOOK_SAMPLES = 32
+REJECTED_FILE = "rejected.jsonl"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 
 
@@ -59,7 +61,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run."""
+    """A finished run; `rejected` maps the ids of samples that were left out to the reason."""
 
     run: Run
     gain: PictureGain | None
@@ -93,8 +95,9 @@ def train(request: TrainRequest, view: TrainView) -> Outcome:
         trainer = run_steps(request, folder, manifest, plan, samples, model, encoder, image_processor, view)
         view.status("checking whether the picture matters")
         gain = look(request, samples, model, encoder, image_processor)
-        finish_run(request, folder, manifest, model, encoder, image_processor, gain)
-    return Outcome(read_run(folder), gain, trainer.rejected)
+        rejected = dict(samples.audit.rejected) | trainer.rejected
+        finish_run(request, folder, manifest, model, encoder, image_processor, gain, rejected)
+    return Outcome(read_run(folder), gain, rejected)
 
 
 def open_samples(request: TrainRequest, encoder: ChatEncoder, view: TrainView) -> Samples:
@@ -103,6 +106,11 @@ def open_samples(request: TrainRequest, encoder: ChatEncoder, view: TrainView) -
     view.status("reading the data")
     conversations = load_conversations(request.data.path, image_root=request.data.image_root)
     checked = audit(conversations, encoder, max_length=recipe.data.max_length, needs_image=request.stage == "align")
+    if checked.text_only:
+        view.note("text-only rows", checked.text_only, "left out: stage 1 is about pictures")
+    if checked.rejected:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in checked.reasons.most_common())
+        view.note("left out", f"{len(checked.rejected)} of {checked.examined} samples examined", reasons)
     steps = plan_steps(
         checked.groups,
         batch_size=stage.batch_size,
@@ -253,8 +261,12 @@ def finish_run(
     encoder: ChatEncoder,
     image_processor: BaseImageProcessor,
     gain: PictureGain | None,
+    rejected: dict[str, str],
 ) -> None:
-    """Write weights, processor and curve; the manifest comes last, so that `finished` means complete."""
+    """Write weights, processor, curve and what was left out; the manifest comes last: `finished` means complete."""
+    if rejected:
+        lines = (json.dumps({"id": sample, "reason": reason}) + "\n" for sample, reason in rejected.items())
+        (folder / REJECTED_FILE).write_text("".join(lines), encoding="utf-8")
     save_trained(model, folder)
     config = model.config
     build_processor(

@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import SequentialSampler
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, TrainerCallback
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from qllava.checkpoint.files import atomic_directory, folder_hashes, write_json
@@ -82,6 +82,8 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         )
         if pretend:
             model._hf_peft_config_loaded = False
+        # It prints every log line to stdout, which belongs to results.
+        self.remove_callback(PrinterCallback)
         self.trainable_parameters = unfreeze(model)
         self.step_figures: dict[str, float] = {}
         self.rejected: dict[str, str] = {}
@@ -225,8 +227,8 @@ def trainer_arguments(
         bf16=False,
         fp16=False,
         use_cpu=device == "cpu",
-        gradient_checkpointing=checkpoint_every is not None,
-        gradient_checkpointing_kwargs=checkpointing if checkpoint_every is not None else None,
+        activation_checkpointing=checkpoint_every is not None,
+        activation_checkpointing_kwargs=checkpointing if checkpoint_every is not None else None,
         logging_strategy="steps",
         logging_steps=1,
         # On, it replaces a NaN loss by the average of earlier ones.

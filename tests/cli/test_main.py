@@ -82,11 +82,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["recipe"], "error: no such command 'recipe'. Did you mean 'recipes'?; see `qllava --help`"),
+        (["recipe"], "error: no such command 'recipe'; did you mean 'recipes'? `qllava --help` lists what there is"),
         (["zzz"], "error: no such command 'zzz'; `qllava --help` lists what there is"),
         (["--zzz"], "error: no such option: --zzz; `qllava --help` lists what there is"),
         (["recipes"], "error: missing command; `qllava recipes --help` lists what there is"),
-        (["recipes", "shwo"], "error: no such command 'shwo'. Did you mean 'show'?; see `qllava recipes --help`"),
+        (
+            ["recipes", "shwo"],
+            "error: no such command 'shwo'; did you mean 'show'? `qllava recipes --help` lists what there is",
+        ),
         (["recipes", "show"], "error: missing argument 'recipe'; `qllava recipes show --help` lists what there is"),
         (
             ["recipes", "show", "smol", "--st", "a=1"],
@@ -94,7 +97,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ["recipes", "show", "smol", "--set"],
-            "error: option '--set' requires an argument; `qllava recipes show --help` lists what there is",
+            "error: option '--set' requires an argument",
         ),
     ],
 )

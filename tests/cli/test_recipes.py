@@ -26,7 +26,7 @@ def test_show_prints_the_file_as_written(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(
-    "flags", [["--resolved"], ["--set", "lora.rank=16"], ["--set", "seed=3", "--set", "lora.rank=16"]]
+    "flags", [["--resolved"], ["--set", "lora.rank=16"], ["--set", "seed=3", "--set=lora.rank=16"]]
 )
 def test_show_resolved_prints_every_setting(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes", "show", "qwen2.5-3b", *flags]) == 0
