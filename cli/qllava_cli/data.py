@@ -102,9 +102,7 @@ def _as_object(encoder: ChatEncoder, sample: Conversation, stage: Stage, max_len
     }
 
 
-def _as_texts(
-    encoder: ChatEncoder, samples: Iterator[Conversation], stage: Stage, max_length: int
-) -> Iterator[Text]:
+def _as_texts(encoder: ChatEncoder, samples: Iterator[Conversation], stage: Stage, max_length: int) -> Iterator[Text]:
     from rich.text import Text  # noqa: PLC0415
 
     from qllava.data.encode import SampleRejected  # noqa: PLC0415

@@ -71,7 +71,7 @@ def resolve_recipe(
     project = project_overrides(directory or Path())
     named_by_project = project.pop("recipe", None)
     if recipe is not None:
-        name, why = recipe, "--recipe"
+        name, why = recipe, "as asked"
     elif named_by_project is not None:
         name, why = str(named_by_project), PROJECT_FILE
     else:

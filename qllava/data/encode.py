@@ -23,11 +23,10 @@ from qllava.data.chat_template import (
     load_chat_template,
     template_names,
 )
+from qllava.data.control_text import BREAK, control_pattern, escape_control_text, special_tokens
 from qllava.errors import DataError, ModelError, RecipeError
-from qllava.types import Conversation, Message, Part, text
+from qllava.types import Conversation, Message, text
 
-# Zero width space: splits a control text without changing what a reader sees. No tokenizer joins over it.
-BREAK = "\u200b"
 _UNFINISHED = "\ufffd"
 
 
@@ -104,7 +103,7 @@ class ChatEncoder:
                 f"token {self.image_token_id} is {found!r}, not {IMAGE_TOKEN!r}; load the tokenizer with load_tokenizer"
             )
         # Spelt out in letters, an end token runs into the text around it and costs ten tokens an answer.
-        missing = [stop for stop in self.template.stop if _is_token(stop) and stop not in self._special_texts]
+        missing = [stop for stop in self.template.stop if _is_token(stop) and stop not in self._specials]
         if missing:
             raise RecipeError(
                 f"template={self.template.name} ends an answer with {missing[0]}, which this tokenizer lacks; "
@@ -202,7 +201,7 @@ class ChatEncoder:
         return backend
 
     @cached_property
-    def _special_tokens(self) -> dict[str, str]:
+    def _template_variables(self) -> dict[str, str]:
         """What `apply_chat_template` hands to a template, so that ours render alike there."""
         return {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
 
@@ -211,7 +210,7 @@ class ChatEncoder:
         return encoding.ids, encoding.offsets
 
     def _tokenize_turns(self, messages: Sequence[Message]) -> _Turns:
-        rendered, spans = self.template.render(messages, special_tokens=self._special_tokens)
+        rendered, spans = self.template.render(messages, special_tokens=self._template_variables)
         ids, offsets = self._tokenize(rendered)
         mask = [0] * len(ids)
         ends: list[int] = []
@@ -275,28 +274,13 @@ class ChatEncoder:
     # Control text
 
     @cached_property
-    def _special_texts(self) -> frozenset[str]:
-        return frozenset(str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special)
-
-    def _fitting_templates(self) -> list[str]:
-        names = [name for name in template_names() if name != PLAIN]
-        stops = {name: load_chat_template(name).stop for name in names}
-        return [name for name in names if all(not _is_token(s) or s in self._special_texts for s in stops[name])]
+    def _specials(self) -> dict[str, int]:
+        return special_tokens(self.tokenizer)
 
     @cached_property
     def _control(self) -> re.Pattern[str]:
-        """Matches the first character of every control text, so that overlapping ones are all found.
-
-        Control texts are the special tokens and what ends a turn (`###` is no token, but generation stops there).
-        """
-        texts = self._special_texts | {IMAGE_TOKEN, *(stop for stop in self.template.stop if stop.strip())}
-        longer = sorted((item for item in texts if len(item) > 1), key=lambda item: (-len(item), item))
-        return re.compile("|".join(f"{re.escape(item[0])}(?={re.escape(item[1:])})" for item in longer))
-
-    @cached_property
-    def _control_ids(self) -> frozenset[int]:
-        special = {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        return frozenset(special | {self.image_token_id})
+        """Special tokens, and what ends a turn: `###` is no token, but generation stops there."""
+        return control_pattern([*self._specials, IMAGE_TOKEN, *(stop for stop in self.template.stop if stop.strip())])
 
     def _escape(self, messages: Sequence[Message]) -> tuple[list[Message], int]:
         """Control text in the data as plain text that looks the same, and how often there was some.
@@ -304,23 +288,17 @@ class ChatEncoder:
         Raises:
             SampleRejected: this tokenizer turns the text into a control token all the same.
         """
-        total = 0
-        result: list[Message] = []
-        for message in messages:
-            parts: list[Part] = []
-            for part in message["content"]:
-                if part["type"] == "image":
-                    parts.append(part)
-                    continue
-                written, count = self._control.subn(rf"\g<0>{BREAK}", part["text"])
-                if count and self._control_ids.intersection(self._tokenize(written)[0]):
-                    raise SampleRejected(
-                        "control_text", f"{part['text'][:80]!r} holds control text of this tokenizer; remove it"
-                    )
-                total += count
-                parts.append(text(written))
-            result.append({"role": message["role"], "content": parts})
-        return result, total
+        written, escaped = escape_control_text(messages, self._control)
+        for item in escaped:
+            if not {*self._specials.values(), self.image_token_id}.isdisjoint(self._tokenize(item)[0]):
+                shown = item[:80].replace(BREAK, "")
+                raise SampleRejected("control_text", f"{shown!r} holds control text of this tokenizer; remove it")
+        return written, len(escaped)
+
+    def _fitting_templates(self) -> list[str]:
+        names = [name for name in template_names() if name != PLAIN]
+        stops = {name: load_chat_template(name).stop for name in names}
+        return [name for name in names if all(not _is_token(s) or s in self._specials for s in stops[name])]
 
 
 def _is_token(stop: str) -> bool:

@@ -42,7 +42,7 @@ class Facts:
     `counts` 1 to 10; `unique` the box of each object that is alone of its kind; `colors` of unique objects; `colored`
     (color, category) pairs that are there; `sole` colour -> the only labelled object that has it; `across` and `down`
     the third of the frame; `left_of` and `above` ordered pairs; `larger` ordered pairs; `present` and `absent`
-    categories; `doubts` category -> why some claims about it are not made.
+    categories; `doubts` category -> why some claims about it are not made; `agreeing` captions that the boxes bear out.
     """
 
     counts: Mapping[str, int]
@@ -60,11 +60,6 @@ class Facts:
     absent: tuple[str, ...]
     doubts: Mapping[str, str]
     agreeing: tuple[str, ...]
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is certain."""
-        return not (self.present or self.absent or self.agreeing)
 
     def record(self) -> dict[str, Any]:
         """The facts as plain JSON values, for the provenance record; `absent` only as a number, it is long."""

@@ -80,8 +80,8 @@ AMOUNTS = frozenset(
     _words(
         "group bunch crowd herd flock pack lot lots row rows line lines stack stacks pile piles pair pairs couple "
         "couples set sets number dozens hundreds tons team family collection variety assortment plenty swarm school "
-        "fleet bowl box basket plate tray shelf one two three four five six seven eight nine ten some most all many each "
-        "none"
+        "fleet bowl box basket plate tray shelf one two three four five six seven eight nine ten some most all many "
+        "each none"
     )
 )
 
@@ -91,8 +91,8 @@ AFTER_NOUN = frozenset(
     _words(
         "and or but on in at with to of near next beside besides under over above below beneath behind inside outside "
         "by is are was were that which who while as from for against around between among through along across into "
-        "onto up down has have off it its left right atop towards toward within without there here sits stands lies lays "
-        "rests parked covered filled made seated perched being going coming"
+        "onto up down has have off it its left right atop towards toward within without there here sits stands lies "
+        "lays rests parked covered filled made seated perched being going coming"
     )
 )
 # Actions that are whole without an object, so that "The dog is sitting." may be said.

@@ -31,7 +31,8 @@ def detail(facts: Facts, rng: Random) -> Lesson | None:
         told = rng.choice(sorted(facts.agreeing))
         sentences.append(sentence(told))
     named = sorted(facts.counts)[:_MOST_NAMED]
-    if named:
+    said = len(named) == 1 and named[0] in facts.unique and named[0] in told.lower()
+    if named and not said:  # "A dog on a mat. There is one dog." says nothing more
         parts = [counted(facts.counts[name], name) for name in named]
         verb = "is" if facts.counts[named[0]] == 1 else "are"
         sentences.append(sentence(f"there {verb} {listed(parts)}"))
@@ -40,7 +41,7 @@ def detail(facts: Facts, rng: Random) -> Lesson | None:
             continue
         words = [facts.actions[name]] if name in facts.actions and facts.actions[name] not in told.lower() else []
         place = _place(facts.across.get(name), facts.down.get(name))
-        if place:
+        if place and place not in told:
             words.append(place)
         if words:
             sentences.append(sentence(f"the {spelled(name)} is {' '.join(words)}"))

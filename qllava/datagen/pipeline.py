@@ -75,8 +75,10 @@ def generate(
         for done, scene in enumerate((*train, *held_out), start=1):
             wanted: Sequence[Kind] = chosen_kinds if not scene.held_out else ("conversation",)
             usable = replace(scene, captions=writer.usable_captions(scene))
-            reader = readers.setdefault(id(scene.categories), CaptionReader(scene.categories))
-            facts = extract_facts(usable, reader)
+            vocabulary = id(scene.categories)  # one mapping a split
+            if vocabulary not in readers:
+                readers[vocabulary] = CaptionReader(scene.categories)
+            facts = extract_facts(usable, readers[vocabulary])
             writer.write(usable, facts, teach(scene.id, facts, priors, seed, questions, wanted))
             if progress is not None:
                 progress(done, len(train) + len(held_out))

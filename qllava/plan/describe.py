@@ -91,8 +91,8 @@ def _memory(plan: Plan) -> list[Line]:
     return [
         Line("checkpointing", policy_text(plan.checkpoint_every), _policy_reason(plan)),
         Line("tokens a pack", str(plan.token_budget), f"one picture is {plan.image_tokens}"),
-        *(Line("memory:", f"{gib:5.2f} GiB  {name}") for name, gib in plan.components_gib.items()),
-        Line("memory:", f"{plan.total_gib:5.2f} GiB  of {plan.free_gib:.1f} free", verdict),
+        *(Line("memory:", f"{gib:.2f} GiB {name}") for name, gib in plan.components_gib.items()),
+        Line("memory:", f"{plan.total_gib:.2f} GiB of {plan.free_gib:.1f} free", verdict),
     ]
 
 

@@ -11,13 +11,15 @@ from qllava.plan.auto import WITHOUT_CARD
 from qllava.plan.device import GIB, DeviceProbe, require_usable
 from qllava.plan.memory import Fit, fit
 from qllava.plan.sizes import hub_cache, model_sizes, recipe_download_gb
-from qllava.plan.time import Rate, device_rate
+from qllava.plan.time import Rate, card_rate, device_rate
 from qllava.plan.time import hours as hours_for
 from qllava.plan.work import SCENE_TEXT, TEXT, Job, StageText, sample_tflop
 from qllava.recipe import Recipe, StageSettings, load_recipe
 from qllava.types import Stage
 
 _EMBEDDED = "embedded:"
+# Whose rate stands for a card that is asked for by its memory alone.
+_USUAL_CARD = "RTX 4090"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def make_plan(
     settings = recipe.stage(stage)
     steps, share = _steps(settings, samples)
     tflop = None if job is None else sample_tflop(job, chosen.checkpoint_every)
-    rate = None if hypothetical else device_rate(probe)
+    rate = card_rate(_USUAL_CARD) if hypothetical else device_rate(probe)
     return Plan(
         stage=stage,
         recipe=recipe,

@@ -52,8 +52,13 @@ def device_rate(probe: DeviceProbe) -> Rate | None:
     known = [name for name in DATA_SHEET if f" {name} " in words.replace("-", " ")]
     if not known:
         return None
-    name = max(known, key=len)
-    return Rate(DATA_SHEET[name] * EFFICIENCY, f"{EFFICIENCY:.0%} of the data sheet's {DATA_SHEET[name]:g} TFLOP/s")
+    return card_rate(max(known, key=len))
+
+
+def card_rate(name: str) -> Rate:
+    """The rate of a card in the table."""
+    sheet = DATA_SHEET[name]
+    return Rate(sheet * EFFICIENCY, f"{name} at {EFFICIENCY:.0%} of its data sheet's {sheet:g} TFLOP/s")
 
 
 def hours(samples: float, tflop_a_sample: float, rate: Rate) -> float:

@@ -98,3 +98,10 @@ def test_errors_are_one_line(run: Run, coco: Path, arguments: list[str], code: i
     assert len(errors) == 1
     assert errors[0].startswith(message)
     assert "Traceback" not in done.stderr
+
+
+def test_no_torch_is_imported(tmp_path: Path) -> None:
+    code = "import sys, qllava_cli.gen_data, qllava.datagen.pipeline; sys.exit(any(m in sys.modules for m in HEAVY))"
+    heavy = "HEAVY = ('torch', 'transformers', 'datasets', 'numpy', 'openai')"
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{CLI}"}
+    subprocess.run([sys.executable, "-c", f"{heavy}\n{code}"], cwd=tmp_path, env=env, check=True, timeout=60)

@@ -1,7 +1,7 @@
 import errno
+import resource
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -48,11 +48,12 @@ def test_every_help_prints_and_imports_nothing_heavy(words: list[str]) -> None:
 @pytest.mark.parametrize("words", HELPS, ids=" ".join)
 def test_every_help_takes_less_than_three_tenths_of_a_second(words: list[str]) -> None:
     def once() -> float:
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "qllava_cli.main", *words, "--help"], capture_output=True, check=True)
-        return time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
-    # Best of up to eight: another process on the machine must not fail it.
+    # Processor time, and the best of up to eight: whatever else runs on the machine must not fail it.
     best = once()
     for _ in range(7):
         if best < 0.3:

@@ -32,7 +32,7 @@ def test_auto_looks_at_the_card_and_its_cap(name: str | None) -> None:
 def test_a_named_recipe_needs_no_probe() -> None:
     broken = DeviceProbe("broken", "NVIDIA A10", 0, 0, problem="no driver")
     resolved = resolve_recipe("llava-1.5-13b", probe=broken)
-    assert (resolved.recipe.name, resolved.why) == ("llava-1.5-13b", "--recipe")
+    assert (resolved.recipe.name, resolved.why) == ("llava-1.5-13b", "as asked")
     with pytest.raises(DeviceError, match="no driver"):
         resolve_recipe(probe=broken)
 
@@ -51,7 +51,7 @@ def test_precedence(directory: Path) -> None:
 def test_the_flag_beats_the_project_files_recipe_and_keeps_its_settings(directory: Path) -> None:
     (directory / "qllava.yaml").write_text("recipe: smol\nseed: 1\n")
     resolved = resolve_recipe("qwen2.5-3b")
-    assert (resolved.recipe.name, resolved.recipe.seed, resolved.why) == ("qwen2.5-3b", 1, "--recipe")
+    assert (resolved.recipe.name, resolved.recipe.seed, resolved.why) == ("qwen2.5-3b", 1, "as asked")
 
 
 def test_the_project_file_may_say_auto_or_only_settings(directory: Path) -> None:

@@ -59,9 +59,7 @@ CASES: dict[str, Conversation] = {
         say("user", "Why?"),
         say("assistant", "It is."),
     ),
-    "system": conversation(
-        say("system", "Be brief."), say("user", None, "What is this?"), say("assistant", "A cat.")
-    ),
+    "system": conversation(say("system", "Be brief."), say("user", None, "What is this?"), say("assistant", "A cat.")),
     "text_only": conversation(say("user", "Why?"), say("assistant", "It is.")),
     "image_in_the_middle": conversation(
         say("user", "What is", None, "this?"), say("assistant", " A cat.\n"), say("user", "Why?"), say("assistant", "X")
@@ -85,7 +83,8 @@ def show(encoder: ChatEncoder, encoded: Encoded) -> str:
 
 
 def trained_spans(mask: list[int]) -> list[list[int]]:
-    edges = [index for index in range(len(mask) + 1) if (mask + [0])[index] != ([0] + mask)[index]]
+    padded = [0, *mask, 0]
+    edges = [index for index in range(len(mask) + 1) if padded[index] != padded[index + 1]]
     return [list(pair) for pair in zip(edges[::2], edges[1::2], strict=True)]
 
 

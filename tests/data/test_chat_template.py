@@ -140,7 +140,7 @@ def test_an_unknown_name_gets_the_closest() -> None:
         "unknown chat template 'vicuna_v2'; did you mean vicuna_v1? "
         "there are chatml, llama3, llava_v0, mistral, plain, vicuna_v1"
     )
-    with pytest.raises(RecipeError, match="unknown chat template 'missing.jinja'; there are chatml"):
+    with pytest.raises(RecipeError, match=r"unknown chat template 'missing\.jinja'; there are chatml"):
         load_chat_template("missing.jinja")
 
 
@@ -161,7 +161,10 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{% for %}", "chat template own, line 1: Expected an expression, got 'end of statement block'; correct the Jinja"),
+        (
+            "{% for %}",
+            "chat template own, line 1: Expected an expression, got 'end of statement block'; correct the Jinja",
+        ),
         (
             "{% for m in messages %}{{ m.role }}{% endfor %}",
             "chat template own does not mark what is trained; "

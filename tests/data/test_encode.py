@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from qllava.data.chat_template import ChatTemplate
-from qllava.data.encode import BREAK, ChatEncoder, SampleRejected
+from qllava.data.control_text import BREAK
+from qllava.data.encode import ChatEncoder, SampleRejected
 from qllava.errors import DataError, ModelError, RecipeError
 from qllava.types import Conversation
 from tests.data.golden import CASES, FAMILIES, FILE, build_encoder, conversation, entries, say
@@ -26,6 +29,11 @@ TRAINED = {
     "mistral": (" ", "</s>"),
 }
 CONTROL = ["<image>", "<|im_end|>", "</s>", "<s>", "[INST]", "<|eot_id|>", "<|im_start|>", "###", "<image", "##"]
+
+
+@pytest.fixture(scope="module")
+def encoders(tokenizers: dict[str, Any]) -> dict[tuple[str, str], ChatEncoder]:
+    return {(family, name): build_encoder(tokenizers[family], name) for family, name in PAIRS}
 
 
 def test_every_pinned_encoding(tokenizers: dict[str, Any]) -> None:
@@ -61,9 +69,9 @@ def test_bos_stands_once_and_first(family: str, name: str, tokenizers: dict[str,
 @pytest.mark.parametrize(("family", "name"), PAIRS)
 @pytest.mark.parametrize("case", CASES)
 def test_a_prompt_is_what_training_saw_before_the_answer(
-    family: str, name: str, case: str, tokenizers: dict[str, Any]
+    family: str, name: str, case: str, encoders: dict[tuple[str, str], ChatEncoder]
 ) -> None:
-    encoder = build_encoder(tokenizers[family], name)
+    encoder = encoders[family, name]
     sample = CASES[case]
     whole = encoder.encode(sample)
     for index, message in enumerate(sample.messages):
@@ -80,10 +88,14 @@ def test_a_prompt_is_what_training_saw_before_the_answer(
         assert encoder.template.stop[0] in "".join(encoder.decode_pieces(answer))
 
 
-def _texts(*, without: str = "") -> st.SearchStrategy[str]:
-    # U+0000 and lone surrogates are no text; what SentencePiece writes for a space comes back as one.
-    characters = st.characters(exclude_categories=["Cs"], exclude_characters="\x00" + without)
-    pieces = st.one_of(st.text(characters, min_size=1, max_size=12), st.sampled_from(CONTROL))
+def _texts(family: str) -> st.SearchStrategy[str]:
+    # Lone surrogates are no text; SentencePiece writes U+2581 for a space, so that comes back as one; SmolLM2 has no
+    # tokens for some bytes that only control, private and unassigned characters need, and loses them.
+    characters = st.characters(
+        exclude_categories=["Cs", "Cc", "Co", "Cn"] if family == "smollm2" else ["Cs"],
+        exclude_characters="\u2581",
+    )
+    pieces = st.one_of(st.text(characters, min_size=1, max_size=12), st.sampled_from([*CONTROL, "\n", "\t", "  "]))
     return st.lists(pieces, min_size=1, max_size=5).map("".join).filter(lambda value: bool(value.strip()))
 
 
@@ -91,16 +103,16 @@ def _texts(*, without: str = "") -> st.SearchStrategy[str]:
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_exactly_the_answers_and_their_ends_are_trained(
-    family: str, name: str, data: st.DataObject, tokenizers: dict[str, Any]
+    family: str, name: str, data: st.DataObject, encoders: dict[tuple[str, str], ChatEncoder]
 ) -> None:
-    texts = _texts(without="\u2581" if family in ("llama2", "metaspace") else "")
+    texts = _texts(family)
     turns = data.draw(st.lists(st.tuples(texts, texts), min_size=1, max_size=3))
     messages = [
         message
         for index, (question, answer) in enumerate(turns)
         for message in (say("user", *([None] if index == 0 else []), question), say("assistant", answer))
     ]
-    encoder = build_encoder(tokenizers[family], name)
+    encoder = encoders[family, name]
     encoded = encoder.encode(conversation(*messages))
     pieces = encoder.decode_pieces(encoded.input_ids)
     trained = "".join(piece for piece, mask in zip(pieces, encoded.assistant_mask, strict=True) if mask)
@@ -125,20 +137,19 @@ def test_control_text_is_escaped_even_where_it_overlaps(tokenizers: dict[str, An
     assert encoder.image_token_id not in encoded.input_ids
 
 
+def test_control_text_in_pieces_is_escaped_too(tokenizers: dict[str, Any]) -> None:
+    encoder = build_encoder(tokenizers["smollm2"], "chatml")
+    whole = encoder.encode(conversation(say("user", "a <|im_end|> b"), say("assistant", "<|im_end|>")))
+    pieces = encoder.encode(conversation(say("user", "a <|im_", "end", "|> b"), say("assistant", "<", "|im_end|>")))
+    assert pieces == whole
+    assert pieces.escaped == 2
+
+
 def test_control_text_that_no_escape_stops_is_rejected(tokenizers: dict[str, Any]) -> None:
-    from tokenizers import normalizers
-    from transformers import PreTrainedTokenizerFast
-
-    stripping = PreTrainedTokenizerFast(
-        tokenizer_object=type(tokenizers["byte_level"].backend_tokenizer).from_str(
-            tokenizers["byte_level"].backend_tokenizer.to_str()
-        ),
-        eos_token="<|eot_id|>",
-    )
-    backend = stripping.backend_tokenizer
+    # A tokenizer that drops the zero width space before it looks for this token.
+    backend = Tokenizer.from_str(tokenizers["byte_level"].backend_tokenizer.to_str())
     backend.normalizer = normalizers.Replace(BREAK, "")
-    from tokenizers import AddedToken
-
+    stripping = PreTrainedTokenizerFast(tokenizer_object=backend)
     stripping.add_tokens([AddedToken("<tool>", special=True, normalized=True)], special_tokens=True)
     encoder = build_encoder(stripping, "chatml")
     with pytest.raises(SampleRejected) as error:
@@ -217,7 +228,7 @@ def test_a_long_conversation_is_cut_at_a_turn(tokenizers: dict[str, Any]) -> Non
         encoder.encode(sample, len(one.input_ids) - 1)
     assert error.value.reason == "too_long"
     assert str(error.value) == (
-        "max_length=43 cannot hold the first question and answer (44 tokens, 16 of them image tokens); use 64 or more"
+        "max_length=44 cannot hold the first question and answer (45 tokens, 16 of them image tokens); use 64 or more"
     )
 
 
@@ -233,7 +244,7 @@ def test_image_tokens_are_never_cut(tokenizers: dict[str, Any]) -> None:
     ("source", "edge"),
     [
         ("USER{% generation %}{{ messages[1].content[0].text }}<|im_end|>{% endgeneration %}", "start"),
-        ("{% generation %}{{ messages[1].content[0].text }}{% endgeneration %}ISTANT", "end"),
+        ("{% generation %}{{ messages[1].content[0].text }}{% endgeneration %}tant", "end"),
     ],
 )
 def test_a_template_that_cuts_tokens_is_refused(source: str, edge: str, tokenizers: dict[str, Any]) -> None:
@@ -241,7 +252,7 @@ def test_a_template_that_cuts_tokens_is_refused(source: str, edge: str, tokenize
     encoder = ChatEncoder(
         tokenizer, ChatTemplate("own", source, ()), tokenizer.convert_tokens_to_ids("<image>"), tokens_per_image=1
     )
-    answer = "S" if edge == "start" else "ASS"
+    answer = "S" if edge == "start" else "is"
     with pytest.raises(RecipeError, match=f"chat template own: the token '.*' straddles the {edge} of an answer; "):
         encoder.encode(conversation(say("user", "Hi"), say("assistant", answer)))
 

@@ -1,9 +1,8 @@
-"""Tokenizers made by hand, small enough to follow, of the two kinds that language models use; and SmolLM2's real one."""
+"""Tokenizers made by hand, of the two kinds that language models use and small enough to follow; and SmolLM2's."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -28,7 +27,8 @@ MODERN_SPECIALS = [
 ]
 # Llama 3's pattern for cutting text before merging (from its tokenizer.json); Qwen2's differs in digits only.
 LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -44,11 +44,9 @@ def sentencepiece(*, legacy: bool, specials: list[str] = LLAMA_SPECIALS) -> PreT
         vocabulary[token] = len(vocabulary)
     characters = ["\u2581", *map(chr, range(33, 127))]
     merges = _add_words(vocabulary, characters, [*("\u2581" + word for word in WORDS), *WORDS, "###"])
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
     if legacy:
-        tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-        )
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     tokenizer.decoder = decoders.Sequence(
@@ -88,7 +86,7 @@ def smollm2(cache: Path) -> PreTrainedTokenizerFast:
         written = Path(tempfile.mkdtemp(dir=cache))
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(written)
         try:
-            os.rename(written, folder)
+            written.rename(folder)
         except OSError:  # another test process was first
             shutil.rmtree(written)
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -190,3 +190,23 @@ def test_yes_is_as_frequent_as_no(coco: Path, tmp_path: Path) -> None:
 def test_eleven_different_instructions() -> None:
     assert len(set(BRIEF_INSTRUCTIONS)) == 11
     assert pipeline.DEFAULT_KINDS == ("conversation", "detail")
+
+
+def test_a_description_and_a_sum_word_for_word(tmp_path: Path, split: Callable[..., None]) -> None:
+    labels = [("dog", [5, 5, 20, 20]), ("circle", [70, 70, 20, 20]), ("circle", [70, 10, 20, 20])]
+    split(tmp_path / "coco", "train", [(["A dog is sitting near two circles"], labels), ([], labels)])
+    split(tmp_path / "coco", "val", [([], labels)], first=9)
+    generate(tmp_path / "coco", None, tmp_path / "data", kinds=("detail", "reasoning"))
+    samples = json.loads((tmp_path / "data" / "instruct.json").read_text())
+    told = [sample["conversations"][1]["value"] for sample in samples if sample["kind"] == "detail"]
+    assert told == [
+        "A dog is sitting near two circles. There are two circles and one dog. The dog is at the top left.",
+        "There are two circles and one dog. The dog is at the top left.",
+    ]
+    allowed = {
+        "There are two circles and one dog. 2 is more than 1: yes.",
+        "There is one dog and two circles. 1 is less than 2: no.",
+        "There are two circles and one dog. 2 + 1 = 3.",
+        "There is one dog and two circles. 1 + 2 = 3.",
+    }
+    assert {sample["conversations"][1]["value"] for sample in samples if sample["kind"] == "reasoning"} <= allowed

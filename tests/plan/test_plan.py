@@ -63,10 +63,10 @@ def test_planning_loads_no_torch() -> None:
 
 
 def test_the_dry_run_of_llava_15_prints_everything() -> None:
-    text = lines(make_plan(load_recipe("llava-1.5-7b"), "finetune", card(24), samples=158_000), "--recipe")
+    text = lines(make_plan(load_recipe("llava-1.5-7b"), "finetune", card(24), samples=158_000), "as asked")
     for expected in (
         "device | NVIDIA GeForce RTX 4090 |",
-        "recipe | llava-1.5-7b | --recipe | --recipe",
+        "recipe | llava-1.5-7b | as asked | --recipe",
         "download | 15.2 GB |",
         "samples | 158,000",
         "batch | 128 |",
@@ -77,10 +77,10 @@ def test_the_dry_run_of_llava_15_prints_everything() -> None:
         "LoRA alpha | 128 | 2 x rank",
         "checkpointing | off | all activations fit",
         "one picture is 576",
-        "GiB  language model (NF4)",
-        "GiB  activations",
+        "memory: | 3.11 GiB language model (NF4)",
+        " GiB activations",
         "| fits |",
-        "50% of the data sheet's 165 TFLOP/s",
+        "RTX 4090 at 50% of its data sheet's 165 TFLOP/s",
     ):
         assert expected in text, text
 
@@ -123,7 +123,7 @@ def test_vram_without_a_card_plans_for_one() -> None:
     assert (plan.hypothetical, plan.free_gib, plan.fits, plan.advice) == (True, 24, True, [])
     assert "CUDA context" in plan.components_gib
     assert "device | a card with 24 GB | --vram; there is no NVIDIA card here" in lines(plan)
-    assert plan.hours is None
+    assert plan.rate == (82.5, "RTX 4090 at 50% of its data sheet's 165 TFLOP/s")
 
 
 def test_vram_caps_what_is_free() -> None:
