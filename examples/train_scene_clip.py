@@ -16,6 +16,7 @@ import json
 import random
 import re
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ class Scenes:
     """Rendered scenes with targets, all in memory: `pixels` (N, H, W, 3) uint8."""
 
     def __init__(self, count: int, split: Split, seed: str, size: int, grid: int, vocabulary: dict[str, int]) -> None:
-        rng = random.Random(seed)
+        rng = random.Random(seed)  # noqa: S311
         self.pixels = np.empty((count, size, size, 3), dtype=np.uint8)
         self.local = np.empty((count, grid * grid, len(LOCAL)), dtype=np.int8)
         self.counts = np.empty((count, len(SHAPES)), dtype=np.int8)
@@ -93,7 +94,7 @@ class Scenes:
             self.counts[index], self.present[index] = global_targets(scene)
             for row, caption in enumerate(captions(scene)):
                 words = WORDS.findall(caption.lower())
-                terms = [*words, *(f"{one} {two}" for one, two in zip(words, words[1:], strict=False))]
+                terms = [*words, *(f"{one} {two}" for one, two in pairwise(words))]
                 ids = [vocabulary.setdefault(term, len(vocabulary) + 1) for term in terms]
                 self.words[index, row, : len(ids)] = ids
 
@@ -193,8 +194,8 @@ def save(model: CLIPVisionModel, out: Path, size: int) -> None:
     (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
 
 
-def main() -> None:
-    """Render, train, probe, save."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the tower")
     parser.add_argument("--scenes", type=int, default=30000, help="scenes rendered once, then shuffled")
@@ -207,8 +208,12 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--mlp", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Render, train, probe, save."""
+    args = parse_arguments()
     torch.manual_seed(args.seed)
     order = np.random.default_rng(args.seed)
     vocabulary: dict[str, int] = {}

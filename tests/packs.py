@@ -9,8 +9,8 @@ import torch
 
 from qllava.data.collator import collate_pack
 from qllava.data.encode import Encoded
-from qllava.data.trees import Tree, grow_trees
 from qllava.data.packing import pack_trees
+from qllava.data.trees import Tree, grow_trees
 
 
 def random_encoded(

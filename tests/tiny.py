@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -46,9 +47,8 @@ def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     )
     words = ["user\n assistant\n", "What color is the circle?", "a red circle and a blue square", "yes no left right"]
     tokenizer.train_from_iterator(words * 4, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|im_start|>"
-    )
+    pad, start, end = SPECIALS
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=pad, bos_token=start)
     fast.save_pretrained(folder)
     return fast
 
@@ -88,9 +88,14 @@ def save_tower(folder: Path, family: str = "clip", *, image_size: int = 32, patc
         else:
             model = SiglipVisionModel(SiglipVisionConfig(**shape))
     model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(
-        '{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": %d}, "do_center_crop": true, '
-        '"crop_size": {"height": %d, "width": %d}, "resample": 3, "image_mean": [0.5, 0.5, 0.5], '
-        '"image_std": [0.25, 0.25, 0.25]}' % (image_size, image_size, image_size)
-    )
+    prepare = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": image_size},
+        "do_center_crop": True,
+        "crop_size": {"height": image_size, "width": image_size},
+        "resample": 3,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(prepare))
     return folder

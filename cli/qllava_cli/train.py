@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from qllava.checkpoint.manifest import Run
     from qllava.plan.device import DeviceProbe
     from qllava.plan.plan import Plan
-    from qllava.recipe import Recipe
     from qllava.types import Stage
 
 # Longer runs ask first.
@@ -30,7 +29,8 @@ def train(
     stage: Annotated[int, typer.Option("--stage", min=1, max=2, help="1 aligns the projector, 2 finetunes with LoRA.")],
     recipe: RecipeOption = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="LLaVA or messages JSON, JSONL, parquet, or hub id.", show_default="data/")
+        str | None,
+        typer.Option("--data", help="LLaVA or messages JSON, JSONL, parquet, or hub id.", show_default="data/"),
     ] = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder the samples' image names are relative to.")
@@ -152,7 +152,12 @@ def _train(
     if source is not None:
         lora = resolved.recipe.lora
         say("align run", source.folder, "the newest finished", "--align")
-        say("LoRA", f"r {lora.rank}, alpha {lora.scaling_alpha}", "alpha 2 x r" if lora.alpha is None else "", "--lora-r")
+        say(
+            "LoRA",
+            f"r {lora.rank}, alpha {lora.scaling_alpha}",
+            "alpha 2 x r" if lora.alpha is None else "",
+            "--lora-r",
+        )
     _warn_about_data(stage, samples, found.card, probe)
     _ask_if_long(plan, yes=yes)
     request = TrainRequest(
@@ -206,8 +211,8 @@ def _count_samples(data: str | None, stage: Stage, images: Path | None) -> int |
 def _warn_about_data(stage: Stage, samples: int | None, card: dict[str, object], probe: DeviceProbe) -> None:
     if stage == "align" and samples is not None and samples < ENOUGH_PAIRS:
         note(
-            f"{samples:,} pairs align a projector poorly (LLaVA used 558,000; aim for {ENOUGH_PAIRS:,}); more captions, "
-            "or `qllava train --stage 2 --align RUN` with an align run made from more, do better"
+            f"{samples:,} pairs align a projector poorly (LLaVA used 558,000; aim for {ENOUGH_PAIRS:,}); more "
+            "captions, or `qllava train --stage 2 --align RUN` with an align run made from more, do better"
         )
     if stage == "finetune" and card.get("teacher") == "template" and probe.kind == "cuda":
         note(

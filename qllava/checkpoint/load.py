@@ -78,9 +78,7 @@ def load_run(run: Run, *, device: str) -> LoadedRun:
     answering: PeftModel | LlavaForConditionalGeneration = model
     if run.manifest.stage == "finetune":
         lora = recipe.lora
-        answering = add_lora(
-            model, rank=lora.rank, alpha=lora.scaling_alpha, dropout=lora.dropout, seed=recipe.seed
-        )
+        answering = add_lora(model, rank=lora.rank, alpha=lora.scaling_alpha, dropout=lora.dropout, seed=recipe.seed)
     load_trained(answering, run.folder)
     answering.requires_grad_(False)
     answering.eval()

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from qllava.checkpoint.files import write_json
 from qllava.errors import RunError
-from qllava.recipe import Recipe
+from qllava.recipe import Recipe, parse_recipe
 from qllava.types import Stage
 
 MANIFEST = "manifest.json"
@@ -86,10 +88,6 @@ class Run:
         Raises:
             RunError: the file is gone or no longer valid.
         """
-        import yaml
-
-        from qllava.recipe import parse_recipe
-
         path = self.folder / "recipe.yaml"
         if not path.is_file():
             raise RunError(f"{path} is missing; the run cannot be used without its recipe")

@@ -117,6 +117,12 @@ def to_pixels(processor: BaseImageProcessor, image: Image.Image) -> NDArray[np.u
     return np.ascontiguousarray(pixels, dtype=np.uint8)
 
 
+def pixel_statistics(processor: BaseImageProcessor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the three channels, 0-1, that `normalize` takes."""
+    stock = cast(Any, processor)  # the attributes belong to its subclasses
+    return tuple(stock.image_mean), tuple(stock.image_std)
+
+
 def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """What the processor would have done next, on the device: (x / 255 - mean) / std.
 

@@ -98,7 +98,9 @@ def exact_match(answers: Mapping[str, str], questions: Sequence[Question]) -> Sc
     """
     unknown = sorted(answers.keys() - {question.id for question in questions})
     if unknown:
-        raise DataError(f"{len(unknown)} answers are to no question of this set (first: id {unknown[0]!r}); check the file")
+        raise DataError(
+            f"{len(unknown)} answers are to no question of this set (first: id {unknown[0]!r}); check the file"
+        )
     kinds: dict[str, list[bool]] = {}
     for question in questions:
         right = question.id in answers and is_right(answers[question.id], question)

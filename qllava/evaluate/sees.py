@@ -14,9 +14,10 @@ from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 from qllava.checkpoint.weights import llava_of
 from qllava.data.collator import collate_pack
 from qllava.data.encode import ChatEncoder, SampleRejected
-from qllava.data.images import normalize, open_image, resolve_image, to_pixels
+from qllava.data.images import normalize, open_image, pixel_statistics, resolve_image, to_pixels
 from qllava.data.trees import grow_tree
-from qllava.model.forward import autocast, loss_sum
+from qllava.model.forward import loss_sum
+from qllava.model.precision import autocast
 from qllava.types import Conversation
 
 # Another picture must cost at least this much more loss (nats a token) before we say that the model looks.
@@ -64,6 +65,7 @@ def picture_gain(
     if len(samples) < 2:
         return None
     pixels = [to_pixels(image_processor, open_image(resolve_image(image_root, c.images[0]))) for c in samples]
+    statistics = pixel_statistics(image_processor)
     totals = {"right": 0.0, "shuffled": 0.0}
     tokens = 0
     for index, conversation in enumerate(samples):
@@ -74,9 +76,7 @@ def picture_gain(
         tokens += len(tree.target)
         for name, picture in (("right", pixels[index]), ("shuffled", pixels[(index + 1) % len(pixels)])):
             pack = {k: v.to(device) for k, v in collate_pack(tree, np.stack([picture])).items()}
-            pack["pixel_values"] = normalize(
-                pack["pixel_values"], tuple(image_processor.image_mean), tuple(image_processor.image_std)
-            )
+            pack["pixel_values"] = normalize(pack["pixel_values"], *statistics)
             with autocast(device):
                 totals[name] += float(loss_sum(llava, pack)[0])
     model.train(was_training)

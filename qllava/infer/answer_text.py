@@ -51,7 +51,10 @@ class AnswerText:
         """Length of the tail that may still change or go: an unfinished character, the start of a stop, white space."""
         kept = text.rstrip(_HALF)
         starts = [
-            size for stop in self.stops for size in range(min(len(stop) - 1, len(kept)), 0, -1) if kept.endswith(stop[:size])
+            size
+            for stop in self.stops
+            for size in range(min(len(stop) - 1, len(kept)), 0, -1)
+            if kept.endswith(stop[:size])
         ]
         kept = kept[: len(kept) - max(starts, default=0)].rstrip()
         return len(text) - len(kept)

@@ -21,7 +21,8 @@ from qllava.data.images import normalize, to_pixels
 from qllava.errors import DataError
 from qllava.infer.answer_text import AnswerText
 from qllava.infer.sampling import Sampling, choose
-from qllava.model.forward import autocast, tower_features
+from qllava.model.forward import tower_features
+from qllava.model.precision import autocast
 from qllava.types import Message
 
 Picture = Image.Image
@@ -254,7 +255,9 @@ class Engine:
             if shared:
                 ids = torch.tensor([encoded[0][:shared]] * len(distinct), device=device)
                 position = torch.arange(shared, device=device).expand_as(ids)
-                self._forward(ids, torch.ones_like(ids), position, cache, [features[i] for key in distinct for i in key])
+                self._forward(
+                    ids, torch.ones_like(ids), position, cache, [features[i] for key in distinct for i in key]
+                )
                 place = {key: row for row, key in enumerate(distinct)}
                 cache.reorder_cache(torch.tensor([place[key] for key in keys], device=device))
             rest = [ids[shared:] for ids in encoded]
@@ -279,7 +282,9 @@ class Engine:
     def _keep(self, rows: _Rows, kept: list[int]) -> _Rows:
         """Only some of the rows."""
         rows.cache.reorder_cache(torch.tensor(kept, device=self._device))
-        return _Rows([rows.prompt[i] for i in kept], rows.cache, rows.mask[kept], rows.position[kept], rows.logits[kept])
+        return _Rows(
+            [rows.prompt[i] for i in kept], rows.cache, rows.mask[kept], rows.position[kept], rows.logits[kept]
+        )
 
     def _forward(
         self,
@@ -347,9 +352,7 @@ def _stop_ids(model: LlavaForConditionalGeneration, encoder: ChatEncoder) -> fro
     return frozenset(index for index in found if index is not None)
 
 
-def _suppressed(
-    model: LlavaForConditionalGeneration, encoder: ChatEncoder, stop_ids: frozenset[int]
-) -> torch.Tensor:
+def _suppressed(model: LlavaForConditionalGeneration, encoder: ChatEncoder, stop_ids: frozenset[int]) -> torch.Tensor:
     """(K,) bool: ids that are never generated: `<image>`, padding, and padded rows that are no token."""
     suppressed = torch.zeros(model.lm_head.out_features, dtype=torch.bool)
     suppressed[len(encoder.tokenizer) :] = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,14 +15,16 @@ from transformers import (
     PreTrainedModel,
     SiglipVisionModel,
 )
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from qllava.errors import ModelError
 from qllava.model.embedded import resolve_model
-from qllava.model.sizes import patch_count
+from qllava.model.precision import compute_dtype
 from qllava.model.quantize import audit_quantization, keep_autograd, nf4_config
+from qllava.model.sizes import patch_count
 from qllava.model.tokenizer import not_found
 
-TOWERS = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
+TOWERS: dict[str, Any] = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
 # Rows are padded to this, so that the head's matrix product keeps an aligned width.
 VOCABULARY_MULTIPLE = 64
 # Assembled and source logits differ only by kernels' rounding; a lost scaling or soft-cap shows as whole units.
@@ -41,7 +43,7 @@ def assemble(
     device: str,
     seed: int,
 ) -> LlavaForConditionalGeneration:
-    """Build the model of a recipe with a fresh fp32 projector; everything else is frozen and bf16 or NF4.
+    """Build the model of a recipe with a fresh fp32 projector; everything else is frozen, in NF4 or the compute type.
 
     Args:
         language_model, vision_tower: embedded name, GGUF file, folder or hub id.
@@ -65,14 +67,14 @@ def assemble(
     add_image_row(model, image_token_id)
     model.model.multi_modal_projector = fresh_projector(model.config, kind=projector, seed=seed).to(device)
     model.requires_grad_(False)
-    audit_quantization(model, quantized=quantization == "nf4")
+    audit_quantization(model, quantized=quantization == "nf4", compute=compute_dtype(device))
     _check_logits(language_model, expected, _text_logits(model, probe))
     model.train()
     return model
 
 
 def load_language_model(reference: str, *, quantization: str, device: str) -> PreTrainedModel:
-    """A causal language model in bf16, its linears (not its head) in NF4 when asked.
+    """A causal language model in the device's compute type, its linears (not its head) in NF4 when asked.
 
     Raises:
         ModelError: missing, or its architecture is not a plain causal language model.
@@ -81,10 +83,10 @@ def load_language_model(reference: str, *, quantization: str, device: str) -> Pr
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch.bfloat16,
+            dtype=compute_dtype(device),
             device_map={"": device},
             attn_implementation="sdpa",
-            quantization_config=nf4_config() if quantization == "nf4" else None,
+            quantization_config=nf4_config(compute_dtype(device)) if quantization == "nf4" else None,
         )
     except (OSError, ValueError) as error:
         raise ModelError(not_found(reference, error)) from error
@@ -93,7 +95,7 @@ def load_language_model(reference: str, *, quantization: str, device: str) -> Pr
 
 
 def load_tower(reference: str, *, device: str) -> PreTrainedModel:
-    """A frozen bf16 CLIP or SigLIP vision model.
+    """A frozen CLIP or SigLIP vision model.
 
     Raises:
         ModelError: missing, or another family.
@@ -105,11 +107,12 @@ def load_tower(reference: str, *, device: str) -> PreTrainedModel:
         if family not in TOWERS:
             raise ModelError(f"vision tower {reference} is a {config.model_type} model; use a CLIP or SigLIP one")
         tower: PreTrainedModel = TOWERS[family].from_pretrained(
-            folder, dtype=torch.bfloat16, device_map={"": device}, attn_implementation="sdpa"
+            folder, dtype=compute_dtype(device), device_map={"": device}, attn_implementation="sdpa"
         )
     except (OSError, ValueError) as error:
         raise ModelError(not_found(reference, error)) from error
-    return tower.eval()
+    tower.eval()
+    return tower
 
 
 def fresh_projector(config: LlavaConfig, *, kind: str, seed: int) -> nn.Module:
@@ -118,8 +121,6 @@ def fresh_projector(config: LlavaConfig, *, kind: str, seed: int) -> nn.Module:
     The stock module is linear_1 -> activation -> linear_2; with activation `linear` and linear_2 = identity it is
     exactly LLaVA v1's single matrix.
     """
-    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         projector = LlavaMultiModalProjector(config).float()
@@ -144,18 +145,33 @@ def add_image_row(model: LlavaForConditionalGeneration, image_token_id: int) -> 
     softmax noticeably. The row itself is never read: image features take its place.
     """
     model.config.image_token_id = image_token_id
-    embedding = model.get_input_embeddings()
+    embedding = input_embeddings(model)
     rows = embedding.num_embeddings
     if image_token_id < rows:
         return
     with torch.no_grad():
         mean = embedding.weight.float().mean(0)
         head_mean = model.lm_head.weight.float().mean(0)
-        model.resize_token_embeddings(
-            image_token_id + 1, pad_to_multiple_of=VOCABULARY_MULTIPLE, mean_resizing=False
-        )
-        model.get_input_embeddings().weight[rows:] = mean
+        model.resize_token_embeddings(image_token_id + 1, pad_to_multiple_of=VOCABULARY_MULTIPLE, mean_resizing=False)
+        input_embeddings(model).weight[rows:] = mean
         model.lm_head.weight[rows:] = head_mean
+
+
+def input_embeddings(model: PreTrainedModel) -> nn.Embedding:
+    """The token embedding table.
+
+    Raises:
+        ModelError: it is something else than a plain table.
+    """
+    embedding = model.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding):
+        raise ModelError(f"{type(model).__name__} embeds tokens with {type(embedding).__name__}, not a plain table")
+    return embedding
+
+
+def vision_config(model: LlavaForConditionalGeneration) -> Any:
+    """The tower's own config; the stock LlavaConfig types it as anything."""
+    return model.config.vision_config
 
 
 def _join(
@@ -171,14 +187,16 @@ def _join(
         vision_config=tower.config,
         projector_hidden_act="linear" if projector == "linear" else "gelu",
         vision_feature_layer=feature_layer,
-        vision_feature_select_strategy=patches,
+        vision_feature_select_strategy=cast(Any, patches),
         image_seq_length=patch_count(tower.config, patches),
         tie_word_embeddings=bool(source.config.tie_word_embeddings),
     )
-    config.dtype = torch.bfloat16
+    config.dtype = source.dtype
     quantization = getattr(source.config, "quantization_config", None)
     with torch.device("meta"):
-        shell = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+        shell: LlavaForConditionalGeneration = LlavaForConditionalGeneration._from_config(
+            config, attn_implementation="sdpa"
+        )
     shell.model.language_model = source.model
     shell.lm_head = source.lm_head
     shell.model.vision_tower = tower
@@ -186,10 +204,8 @@ def _join(
     if quantization is not None:
         # What `from_pretrained` sets on a quantised model, and Trainer, PEFT and `generate` look for.
         shell.config.quantization_config = quantization
-        shell.hf_quantizer = source.hf_quantizer
-        shell.is_quantized = True
-        shell.is_loaded_in_4bit = True
-        shell.quantization_method = source.quantization_method
+        for mark in ("hf_quantizer", "is_quantized", "is_loaded_in_4bit", "quantization_method"):
+            setattr(shell, mark, getattr(source, mark))
     return shell
 
 
@@ -203,7 +219,7 @@ def _check_tower(config: Any, *, patches: str, feature_layer: int) -> None:
 
 def _probe_ids(model: PreTrainedModel) -> torch.Tensor:
     """(1, 16) token ids spread over the vocabulary; any text would do."""
-    rows = model.get_input_embeddings().num_embeddings
+    rows = input_embeddings(model).num_embeddings
     return torch.linspace(0, rows - 1, 16, device=model.device).long()[None]
 
 
@@ -211,7 +227,8 @@ def _probe_ids(model: PreTrainedModel) -> torch.Tensor:
 def _text_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     model.eval()
     rows = 1 + int(ids.max())
-    return model(input_ids=ids, use_cache=False).logits[0, :, :rows].float()
+    logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0, :, :rows]
+    return logits.float()
 
 
 def _check_logits(name: str, expected: torch.Tensor, found: torch.Tensor) -> None:

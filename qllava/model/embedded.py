@@ -83,8 +83,9 @@ def _converted(gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    # Imported here: resolving a name is cheap, and most references need no conversion.
+    import torch  # noqa: PLC0415
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
     try:
         config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)

@@ -7,6 +7,7 @@ Shapes: I images, P patches each, V vision width, D model width, T tokens, S sup
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch.nn import functional
@@ -14,11 +15,6 @@ from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from qllava.model.attention import tree_mask
-
-
-def autocast(device: str) -> torch.autocast:
-    """The precision every forward of ours runs in: bf16 matrix products over fp32 projector and LoRA masters."""
-    return torch.autocast(device_type=device.split(":")[0], dtype=torch.bfloat16)
 
 
 def tower_features(model: LlavaForConditionalGeneration, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -32,6 +28,7 @@ def tower_features(model: LlavaForConditionalGeneration, pixel_values: torch.Ten
         tower = model.model.vision_tower
         output = tower(pixel_values.to(next(tower.parameters()).dtype), output_hidden_states=True)
         features = output.hidden_states[config.vision_feature_layer]
+    features = cast(torch.Tensor, features)
     return features[:, 1:] if config.vision_feature_select_strategy == "default" else features
 
 
@@ -45,8 +42,10 @@ def hidden_states(model: LlavaForConditionalGeneration, pack: Mapping[str, torch
     if "pixel_values" in pack:
         features = tower_features(model, pack["pixel_values"])
         # The stock forward takes projected features ready-made, one (P, D) tensor per image.
-        projected = model.model.multi_modal_projector(features.to(model.model.multi_modal_projector.linear_1.weight.dtype))
-        encoded["image"] = BaseModelOutputWithPooling(pooler_output=list(projected))
+        projected = model.model.multi_modal_projector(
+            features.to(model.model.multi_modal_projector.linear_1.weight.dtype)
+        )
+        encoded["image"] = BaseModelOutputWithPooling(pooler_output=cast(Any, list(projected)))
     output = model.model(
         input_ids=pack["input_ids"][None],
         position_ids=pack["position_ids"][None],
@@ -54,13 +53,15 @@ def hidden_states(model: LlavaForConditionalGeneration, pack: Mapping[str, torch
         mm_encoder_outputs=encoded,
         use_cache=False,
     )
-    return output.last_hidden_state[0]
+    hidden: torch.Tensor = output.last_hidden_state[0]
+    return hidden
 
 
 def supervised_logits(model: LlavaForConditionalGeneration, pack: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """(S, vocab) fp32 logits at `source` (S,), where `target` (S,) is predicted."""
     hidden = hidden_states(model, pack)
-    return model.lm_head(hidden[pack["source"]]).float()
+    logits: torch.Tensor = model.lm_head(hidden[pack["source"]])
+    return logits.float()
 
 
 def loss_sum(

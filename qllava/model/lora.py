@@ -34,9 +34,7 @@ def lora_config(model: nn.Module, *, rank: int, alpha: int, dropout: float) -> L
     return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, bias="none")
 
 
-def add_lora(
-    model: LlavaForConditionalGeneration, *, rank: int, alpha: int, dropout: float, seed: int
-) -> PeftModel:
+def add_lora(model: LlavaForConditionalGeneration, *, rank: int, alpha: int, dropout: float, seed: int) -> PeftModel:
     """Wrap a model with fresh fp32 LoRA matrices (A random from `seed`, B zero)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,6 +1,6 @@
 """NF4 for the language model's linears, and the audits that prove nothing else was touched.
 
-QLoRA (Dettmers et al. 2023, section 3): 4-bit NormalFloat, double quantisation, bf16 compute.
+QLoRA (Dettmers et al. 2023, section 3): 4-bit NormalFloat, double quantisation.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from qllava.errors import ModelError
 LANGUAGE_MODEL = "model.language_model."
 
 
-def nf4_config() -> BitsAndBytesConfig:
-    """The quantisation of a language model loaded on its own, where `lm_head` is the only linear to leave alone."""
+def nf4_config(compute: torch.dtype) -> BitsAndBytesConfig:
+    """The quantisation of a language model loaded on its own, where `lm_head` is the only linear to leave alone.
+
+    bitsandbytes' own default computes in fp32 everywhere, so `compute` is always said (see `model/precision.py`).
+    """
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=compute,
         # A list of one's own replaces the defaults, so everything is named. The names are those of the assembled
         # model as well: the config travels with it.
         llm_int8_skip_modules=["lm_head", "model.vision_tower", "model.multi_modal_projector"],
@@ -39,7 +42,7 @@ def keep_autograd(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def audit_quantization(model: nn.Module, *, quantized: bool) -> int:
+def audit_quantization(model: nn.Module, *, quantized: bool, compute: torch.dtype) -> int:
     """Check an assembled model: all the language model's linears are NF4 (or none), and nothing else is.
 
     Returns: how many linears are quantised.
@@ -52,11 +55,15 @@ def audit_quantization(model: nn.Module, *, quantized: bool) -> int:
         if isinstance(module, Linear4bit):
             if not name.startswith(LANGUAGE_MODEL):
                 raise ModelError(f"{name} was quantised; only linears under {LANGUAGE_MODEL} may be")
-            if module.weight.quant_type != "nf4" or module.compute_dtype != torch.bfloat16:
-                raise ModelError(f"{name} is {module.weight.quant_type}/{module.compute_dtype}, not nf4 with bf16 compute")
+            if module.weight.quant_type != "nf4" or module.compute_dtype != compute:
+                raise ModelError(
+                    f"{name} is {module.weight.quant_type}/{module.compute_dtype}, not nf4 computing in {compute}"
+                )
             count += 1
         elif quantized and isinstance(module, nn.Linear) and name.startswith(LANGUAGE_MODEL):
-            raise ModelError(f"{name} was left in {module.weight.dtype}; every linear under {LANGUAGE_MODEL} must be NF4")
+            raise ModelError(
+                f"{name} was left in {module.weight.dtype}; every linear under {LANGUAGE_MODEL} must be NF4"
+            )
     if quantized and count == 0:
         raise ModelError("no linear was quantised; the language model has no nn.Linear under model.language_model")
     return count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qllava.errors import ModelError
@@ -22,7 +24,7 @@ def load_tokenizer(language_model: str) -> tuple[PreTrainedTokenizerFast, int]:
     """
     folder = resolve_model(language_model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder))
     except (OSError, ValueError) as error:
         raise ModelError(not_found(language_model, error)) from error
     if not tokenizer.is_fast:
@@ -31,11 +33,7 @@ def load_tokenizer(language_model: str) -> tuple[PreTrainedTokenizerFast, int]:
         tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-
-
-
-
+    return tokenizer, int(cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)))
 
 
 def not_found(reference: str, error: Exception) -> str:

@@ -156,7 +156,9 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, limit: int = 4) -
         if lines[-1]:
             lines.append("")
         while font.getlength(rest) > width:
-            fits = next(size for size in range(len(rest) - 1, 0, -1) if size == 1 or font.getlength(rest[:size]) <= width)
+            fits = next(
+                size for size in range(len(rest) - 1, 0, -1) if size == 1 or font.getlength(rest[:size]) <= width
+            )
             lines[-1], rest = rest[:fits], rest[fits:]
             lines.append("")
         lines[-1] = rest

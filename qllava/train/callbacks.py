@@ -116,9 +116,7 @@ class StopOnSignal(TrainerCallback):
             raise KeyboardInterrupt
         self.received = number
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask Trainer to save and stop."""
         del args, kwargs
         self._ask(state, control)
@@ -140,9 +138,7 @@ class AfterSave(TrainerCallback):
     def __init__(self, saved: Callable[[int], None]) -> None:
         self._saved = saved
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The checkpoint is on disk."""
         del args, control, kwargs
         self._saved(state.global_step)

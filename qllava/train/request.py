@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qllava.checkpoint.files import sha256
-from qllava.checkpoint.manifest import Run, list_runs, next_folder
+from qllava.checkpoint.manifest import Run, list_runs, next_folder, read_run
 from qllava.errors import DataError, RunError, UsageError
 from qllava.plan.device import DeviceProbe
 from qllava.recipe import Recipe
@@ -86,11 +86,15 @@ def find_data(data: str | None, *, stage: Stage, images: Path | None) -> DataSou
     if not path.is_file():
         if data is not None and _looks_like_hub_id(data):
             return DataSource(data, images or Path(), data, {})
-        raise DataError(f"{path} does not exist; make it with `qllava gen-data --images coco/`, or name a file with --data")
+        raise DataError(
+            f"{path} does not exist; make it with `qllava gen-data --images coco/`, or name a file with --data"
+        )
     card = _read_card(path.parent / CARD)
     root = images or (path.parent / card["image_root"] if "image_root" in card else path.parent)
     if not root.is_dir():
-        raise DataError(f"the image folder {root} (named by {path.parent / CARD}) does not exist; give it with --images")
+        raise DataError(
+            f"the image folder {root} (named by {path.parent / CARD}) does not exist; give it with --images"
+        )
     return DataSource(str(path), root, sha256(path), card)
 
 
@@ -100,8 +104,6 @@ def find_source(runs: Path, align: Path | None) -> Run:
     Raises:
         RunError: there is none, or it is unfinished; names the command.
     """
-    from qllava.checkpoint.manifest import read_run
-
     if align is not None:
         run = read_run(align)
     else:

@@ -17,16 +17,23 @@ from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 from qllava.checkpoint.files import sha256
 from qllava.checkpoint.load import build_encoder, verify_files
 from qllava.checkpoint.manifest import Manifest, Run, read_run
-from qllava.checkpoint.weights import ADAPTER_CONFIG, ADAPTER_FILE, PROJECTOR_FILE, load_projector, save_trained
+from qllava.checkpoint.weights import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    PROJECTOR_FILE,
+    llava_of,
+    load_projector,
+    save_trained,
+)
 from qllava.data.audit import Audit, audit
 from qllava.data.chat_template import load_chat_template, stage_template
 from qllava.data.encode import ChatEncoder
 from qllava.data.formats import load_conversations
-from qllava.data.images import build_image_processor
+from qllava.data.images import build_image_processor, pixel_statistics
 from qllava.data.steps import Conversations, StepBuilder, StepPlan, plan_steps, step_dataset
 from qllava.errors import QllavaError
 from qllava.evaluate.sees import PictureGain, picture_gain
-from qllava.model.build import assemble
+from qllava.model.build import assemble, vision_config
 from qllava.model.embedded import resolve_model
 from qllava.model.lora import add_lora
 from qllava.model.processor import build_processor
@@ -42,7 +49,7 @@ REJECTED_FILE = "rejected.jsonl"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 
 
-class Interrupted(QllavaError):
+class InterruptedRunError(QllavaError):
     """The run was stopped by a signal after saving; its exit code is the shell's (130 or 143)."""
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -72,7 +79,7 @@ def train(request: TrainRequest, view: TrainView) -> Outcome:
     """Train one stage, or continue it, and leave a finished run folder.
 
     Raises:
-        Interrupted: a signal came; the run is saved and can be continued with the same command.
+        InterruptedRunError: a signal came; the run is saved and can be continued with the same command.
         QllavaError: data, model, device or run folder cannot be used.
     """
     if request.source is not None:
@@ -171,7 +178,7 @@ def run_steps(
     """All optimizer steps, from the newest checkpoint if there is one.
 
     Raises:
-        Interrupted: after saving.
+        InterruptedRunError: after saving.
     """
     recipe, stage = request.recipe, request.recipe.stage(request.stage)
     device = device_of(request)
@@ -204,7 +211,7 @@ def run_steps(
         ),
         train_dataset=step_dataset(builder),
         tokenizer=encoder.tokenizer,
-        normalization=Normalization(tuple(image_processor.image_mean), tuple(image_processor.image_std)),
+        normalization=Normalization(*pixel_statistics(image_processor)),
         learning_rate=stage.learning_rate,
         projector_learning_rate=stage.projector_learning_rate or stage.learning_rate,
         keep_checkpoints=stage.keep_checkpoints,
@@ -225,8 +232,9 @@ def run_steps(
     if stop.received is not None and trainer.state.global_step < len(samples.steps):
         step = trainer.state.global_step
         manifest.with_changes(status="interrupted", steps=step).write(folder)
-        raise Interrupted(
-            f"stopped and saved at step {step} of {len(samples.steps)}; continue with `{request.command}`", stop.received
+        raise InterruptedRunError(
+            f"stopped and saved at step {step} of {len(samples.steps)}; continue with `{request.command}`",
+            stop.received,
         )
     return trainer
 
@@ -268,14 +276,14 @@ def finish_run(
         lines = (json.dumps({"id": sample, "reason": reason}) + "\n" for sample, reason in rejected.items())
         (folder / REJECTED_FILE).write_text("".join(lines), encoding="utf-8")
     save_trained(model, folder)
-    config = model.config
+    tower = vision_config(llava_of(model))
     build_processor(
         image_processor=image_processor,
         tokenizer=encoder.tokenizer,
         chat_template=load_chat_template(request.recipe.template).source,
-        patch_size=config.vision_config.patch_size,
+        patch_size=tower.patch_size,
         patches=request.recipe.model.patches,
-        has_cls=config.vision_config.model_type == "clip_vision_model",
+        has_cls=tower.model_type == "clip_vision_model",
     ).save_pretrained(folder)
     write_loss_curve(folder / METRICS_FILE, folder / "loss.png")
     weights = [name for name in (PROJECTOR_FILE, ADAPTER_FILE, ADAPTER_CONFIG) if (folder / name).is_file()]
@@ -301,7 +309,9 @@ def data_workers(configured: int | None) -> int:
 
 
 @contextmanager
-def log_file(folder: Path, names: Sequence[str] = ("transformers", "trl", "peft", "accelerate", "py.warnings")) -> Iterator[None]:
+def log_file(
+    folder: Path, names: Sequence[str] = ("transformers", "trl", "peft", "accelerate", "py.warnings")
+) -> Iterator[None]:
     """What the libraries say goes to `log.txt` of the run."""
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

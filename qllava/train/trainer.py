@@ -24,7 +24,8 @@ from qllava.checkpoint.weights import llava_of, load_trained, save_trained
 from qllava.data.collator import collate_step
 from qllava.data.images import normalize
 from qllava.errors import RunError
-from qllava.model.forward import autocast, loss_sum
+from qllava.model.forward import loss_sum
+from qllava.model.precision import autocast
 from qllava.train.stages import freeze_all, trainable_groups, unfreeze
 
 CHECKPOINTS = "checkpoints"
@@ -125,7 +126,8 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
             "packs": len(inputs["packs"]),
             "seconds": time.perf_counter() - started,
         }
-        return total / supervised
+        mean: torch.Tensor = total / supervised
+        return mean
 
     def _with_normalized_pixels(self, pack: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if "pixel_values" not in pack:
@@ -136,10 +138,10 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with one group for LoRA and one for the projector."""
         del model
-        if self.optimizer is None:
+        if getattr(self, "optimizer", None) is None:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             groups = trainable_groups(self.model, **self._learning_rates)
-            self.optimizer = kind(groups, **{**settings, "weight_decay": self.args.weight_decay})
+            self.optimizer: torch.optim.Optimizer = kind(groups, **{**settings, "weight_decay": self.args.weight_decay})
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -165,9 +167,7 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
             self._save_optimizer_and_scheduler(str(aside))
             self._save_rng_state(str(aside))
             self.state.save_to_json(str(aside / TRAINER_STATE))
-            write_json(
-                aside / CHECKPOINT_MANIFEST, {"step": self.state.global_step, "files": folder_hashes(aside)}
-            )
+            write_json(aside / CHECKPOINT_MANIFEST, {"step": self.state.global_step, "files": folder_hashes(aside)})
         for old in checkpoint_folders(Path(self.args.output_dir))[: -self._keep_checkpoints]:
             shutil.rmtree(old)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -86,8 +84,11 @@ def test_packing_is_best_fit_and_loses_nothing() -> None:
 
 def test_joined_trees_do_not_see_each_other() -> None:
     trees = [
-        grow_trees([sample([1, IMAGE, i], [0, 0, 1], str(i)), sample([1, IMAGE, i + 1, i], [0, 0, 1, 1], str(i))],
-                   image_token_id=IMAGE, token_budget=99)[0]
+        grow_trees(
+            [sample([1, IMAGE, i], [0, 0, 1], str(i)), sample([1, IMAGE, i + 1, i], [0, 0, 1, 1], str(i))],
+            image_token_id=IMAGE,
+            token_budget=99,
+        )[0]
         for i in (10, 20)
     ]
     pack = join_trees(trees)
@@ -104,8 +105,15 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp(request.param)
     lm = save_language_model(folder / "lm", request.param)
     built = assemble(
-        language_model=str(lm), vision_tower=str(save_tower(folder / "tower")), projector="mlp2x_gelu",
-        feature_layer=-2, patches="default", quantization="none", image_token_id=350, device="cpu", seed=3,
+        language_model=str(lm),
+        vision_tower=str(save_tower(folder / "tower")),
+        projector="mlp2x_gelu",
+        feature_layer=-2,
+        patches="default",
+        quantization="none",
+        image_token_id=350,
+        device="cpu",
+        seed=3,
     ).float()
     built.model.vision_tower.float()
     built.model.multi_modal_projector.requires_grad_(True)
@@ -132,9 +140,7 @@ def test_packed_gradients_equal_those_of_each_conversation_alone(
     rng = np.random.default_rng(branches)
     patches = model.config.image_seq_length
     samples = [
-        random_encoded(
-            rng, image=image, image_token_id=350, patches=patches, supervised_from_start=branch % 2 == 0
-        )
+        random_encoded(rng, image=image, image_token_id=350, patches=patches, supervised_from_start=branch % 2 == 0)
         for image in ("a", "b", "c")
         for branch in range(branches)
     ]

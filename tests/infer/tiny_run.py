@@ -101,7 +101,13 @@ def tiny_recipe(folder: Path, *, quantization: str = "none", template: str = "ch
         "vision_tower": str(folder / "tower"),
         "quantization": quantization,
     }
-    values = {"name": "tiny", "model": model, "template": template, "data": {"image_aspect": "squash"}, "lora": {"rank": 4}}
+    values = {
+        "name": "tiny",
+        "model": model,
+        "template": template,
+        "data": {"image_aspect": "squash"},
+        "lora": {"rank": 4},
+    }
     return parse_recipe(values, origin="test")
 
 
@@ -109,9 +115,7 @@ def write_run(folder: Path, recipe: Recipe, *, status: str = "finished") -> Path
     """A finetune run folder as training leaves it, with an adapter that matters."""
     folder.mkdir(parents=True)
     encoder = build_encoder(recipe, template=recipe.template)
-    model = assemble(
-        **recipe.model.model_dump(), image_token_id=encoder.image_token_id, device="cpu", seed=recipe.seed
-    )
+    model = assemble(**recipe.model.model_dump(), image_token_id=encoder.image_token_id, device="cpu", seed=recipe.seed)
     wrapped = add_lora(model, rank=recipe.lora.rank, alpha=recipe.lora.scaling_alpha, dropout=0.0, seed=recipe.seed)
     torch.manual_seed(2)
     with torch.no_grad():

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from qllava.errors import ModelError
 from qllava.model.build import assemble, projector_parameters
-from qllava.model.forward import autocast, loss_sum
+from qllava.model.forward import loss_sum
 from qllava.model.lora import add_lora, audit_lora
+from qllava.model.precision import autocast, compute_dtype
 from qllava.model.quantize import audit_quantization
 from qllava.model.tokenizer import load_tokenizer
 from tests.packs import random_pack
@@ -20,8 +21,14 @@ from tests.tiny import save_language_model, save_tokenizer, save_tower
 
 
 def build(
-    tmp_path: Path, *, family: str = "llama", tower: str = "clip", quantization: str = "nf4", projector: str = "mlp2x_gelu",
-    patches: str = "default", tied: bool = True,
+    tmp_path: Path,
+    *,
+    family: str = "llama",
+    tower: str = "clip",
+    quantization: str = "nf4",
+    projector: str = "mlp2x_gelu",
+    patches: str = "default",
+    tied: bool = True,
 ) -> LlavaForConditionalGeneration:
     language_model = save_language_model(tmp_path / "lm", family, tied=tied)
     return assemble(
@@ -45,24 +52,24 @@ def test_only_the_language_models_linears_are_nf4(tmp_path: Path, family: str) -
     parts = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
     parts += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
     assert quantised == {layer + part for layer in layers for part in parts}
-    assert audit_quantization(model, quantized=True) == 14
-    assert {p.dtype for p in model.model.vision_tower.parameters()} == {torch.bfloat16}
+    assert audit_quantization(model, quantized=True, compute=compute_dtype("cpu")) == 14
+    assert {p.dtype for p in model.model.vision_tower.parameters()} == {compute_dtype("cpu")}
     assert {p.dtype for p in model.model.multi_modal_projector.parameters()} == {torch.float32}
-    assert model.lm_head.weight.dtype == torch.bfloat16
+    assert model.lm_head.weight.dtype == compute_dtype("cpu")
     assert not any(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_image_token_disturbs_no_other(tmp_path: Path, tied: bool) -> None:
     model = build(tmp_path, tied=tied)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "lm", dtype=torch.bfloat16)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "lm", dtype=compute_dtype("cpu"))
     rows = plain.get_input_embeddings().num_embeddings
     assert model.config.image_token_id == rows
     assert model.get_input_embeddings().num_embeddings % 64 == 0
     assert torch.equal(model.get_input_embeddings().weight[:rows], plain.get_input_embeddings().weight)
     assert torch.equal(model.lm_head.weight[:rows], plain.lm_head.weight)
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
-    mean = plain.lm_head.weight.float().mean(0).to(torch.bfloat16)
+    mean = plain.lm_head.weight.float().mean(0).to(compute_dtype("cpu"))
     assert torch.equal(model.lm_head.weight[rows], mean)
 
 
@@ -74,8 +81,15 @@ def test_padded_vocabulary_is_not_grown(tmp_path: Path) -> None:
     tokenizer, image_token_id = load_tokenizer(str(folder))
     assert image_token_id == len(tokenizer) - 1 < 448
     model = assemble(
-        language_model=str(folder), vision_tower=str(save_tower(tmp_path / "tower")), projector="linear",
-        feature_layer=-1, patches="full", quantization="none", image_token_id=image_token_id, device="cpu", seed=0,
+        language_model=str(folder),
+        vision_tower=str(save_tower(tmp_path / "tower")),
+        projector="linear",
+        feature_layer=-1,
+        patches="full",
+        quantization="none",
+        image_token_id=image_token_id,
+        device="cpu",
+        seed=0,
     )
     assert model.get_input_embeddings().num_embeddings == 448
     assert model.config.image_seq_length == 17
@@ -92,14 +106,28 @@ def test_linear_projector_is_exactly_one_matrix(tmp_path: Path) -> None:
 def test_scaled_logits_are_refused(tmp_path: Path) -> None:
     tokenizer = save_tokenizer(tmp_path / "lm")
     config = GraniteConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, logits_scaling=8.0, tie_word_embeddings=False, initializer_range=0.2,
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        logits_scaling=8.0,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
     )
     GraniteForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "lm")
     with pytest.raises(ModelError, match=r"text logits inside LLaVA differ .* scales or caps"):
         assemble(
-            language_model=str(tmp_path / "lm"), vision_tower=str(save_tower(tmp_path / "tower")), projector="linear",
-            feature_layer=-2, patches="default", quantization="none", image_token_id=len(tokenizer), device="cpu", seed=0,
+            language_model=str(tmp_path / "lm"),
+            vision_tower=str(save_tower(tmp_path / "tower")),
+            projector="linear",
+            feature_layer=-2,
+            patches="default",
+            quantization="none",
+            image_token_id=len(tokenizer),
+            device="cpu",
+            seed=0,
         )
 
 

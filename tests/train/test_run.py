@@ -16,7 +16,7 @@ from qllava.checkpoint.manifest import list_runs, read_run
 from qllava.errors import DataError, RunError
 from qllava.train.callbacks import TrainView
 from qllava.train.request import find_data, find_source
-from qllava.train.run import Interrupted, train
+from qllava.train.run import InterruptedRunError, train
 from tests.train.workspace import SilentView, make_workspace, request, tiny_recipe
 
 
@@ -77,7 +77,9 @@ def test_interrupted_run_ends_with_the_same_weights(tmp_path: Path, stage: str) 
         source = train(request(workspace, "align"), SilentView()).run if stage == "finetune" else None
         if interrupt_at is not None:
             view: TrainView = InterruptingView(interrupt_at)
-            with pytest.raises(Interrupted, match=rf"saved at step {interrupt_at} of 6; continue with `qllava train"):
+            with pytest.raises(
+                InterruptedRunError, match=rf"saved at step {interrupt_at} of 6; continue with `qllava train"
+            ):
                 train(request(workspace, stage, source=source), view)
             assert read_run(workspace / "runs" / f"{stage}-001").manifest.status == "interrupted"
         again = SilentView()
@@ -100,7 +102,7 @@ def make_workspace_at(folder: Path) -> Path:
 
 
 def test_interrupt_exit_code_is_the_shells(workspace: Path) -> None:
-    with pytest.raises(Interrupted) as caught:
+    with pytest.raises(InterruptedRunError) as caught:
         train(request(workspace, "align"), InterruptingView(2))
     assert caught.value.exit_code == 130
 
@@ -109,7 +111,7 @@ def test_run_numbers(workspace: Path) -> None:
     first = train(request(workspace, "align"), SilentView()).run
     second = train(request(workspace, "align"), SilentView()).run
     assert [first.folder.name, second.folder.name] == ["align-001", "align-002"]
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         train(request(workspace, "align"), InterruptingView(2))
     with pytest.raises(RunError, match=r"align-003 is unfinished \(step 2 of 6\); continue it with `qllava train"):
         find_source(workspace / "runs", None)
@@ -155,7 +157,11 @@ def test_missing_source_and_data_are_one_line(tmp_path: Path) -> None:
 
 def test_data_without_a_trained_token_is_refused(workspace: Path) -> None:
     rows = [
-        {"id": str(i), "image": "0.png", "conversations": [{"from": "human", "value": "<image>\nhi"}, {"from": "gpt", "value": "  "}]}
+        {
+            "id": str(i),
+            "image": "0.png",
+            "conversations": [{"from": "human", "value": "<image>\nhi"}, {"from": "gpt", "value": "  "}],
+        }
         for i in range(3)
     ]
     (workspace / "data" / "instruct.json").write_text(json.dumps(rows))
@@ -166,5 +172,8 @@ def test_data_without_a_trained_token_is_refused(workspace: Path) -> None:
 
 def test_text_only_rows_are_left_out_of_stage_one(workspace: Path) -> None:
     view = SilentView()
-    train(request(workspace, "align", data=find_data(str(workspace / "data/instruct.json"), stage="align", images=None)), view)
+    train(
+        request(workspace, "align", data=find_data(str(workspace / "data/instruct.json"), stage="align", images=None)),
+        view,
+    )
     assert ("text-only rows", "1") in view.notes
