@@ -140,13 +140,15 @@ def _train(
     new: bool,
     yes: bool,
 ) -> None:
+    from qllava.data.formats import load_conversations  # noqa: PLC0415
     from qllava.plan.device import require_usable  # noqa: PLC0415
     from qllava.plan.plan import make_plan  # noqa: PLC0415
     from qllava.train.request import TrainRequest, find_data  # noqa: PLC0415
 
     require_usable(probe)
     found = find_data(data, stage=stage, images=images)
-    samples = _count_samples(data, stage, images)
+    conversations = load_conversations(found.path, image_root=found.image_root)
+    samples = len(conversations)
     plan = make_plan(resolved.recipe, stage, probe, samples, vram)
     _show_plan(plan, resolved.why)
     if source is not None:
@@ -165,6 +167,7 @@ def _train(
         recipe=resolved.recipe,
         why=resolved.why,
         data=found,
+        conversations=conversations,
         runs=runs,
         probe=probe,
         command=_this_command(),
@@ -208,8 +211,8 @@ def _count_samples(data: str | None, stage: Stage, images: Path | None) -> int |
     return len(load_conversations(found.path, image_root=found.image_root))
 
 
-def _warn_about_data(stage: Stage, samples: int | None, card: dict[str, object], probe: DeviceProbe) -> None:
-    if stage == "align" and samples is not None and samples < ENOUGH_PAIRS:
+def _warn_about_data(stage: Stage, samples: int, card: dict[str, object], probe: DeviceProbe) -> None:
+    if stage == "align" and samples < ENOUGH_PAIRS:
         note(
             f"{samples:,} pairs align a projector poorly (LLaVA used 558,000; aim for {ENOUGH_PAIRS:,}); more "
             "captions, or `qllava train --stage 2 --align RUN` with an align run made from more, do better"

@@ -39,11 +39,12 @@ def write_loss_curve(metrics: Path | Sequence[Mapping[str, Any]], out: Path, *, 
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - half a second, for the PNG alone
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: PLC0415
 
     # A Figure of its own, not pyplot: no global state, and no display is looked for.
-    figure = Figure(figsize=(10, 6.25), dpi=160, layout="constrained")
+    figure = Figure(figsize=(10, 6.25), dpi=160, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15))
     FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     smooth = smoothed(losses)
     top.plot(steps, losses, color=_BLUE, alpha=0.28, linewidth=1.2, label="each step")
     top.plot(steps, smooth, color=_BLUE, linewidth=2.6, label="smoothed")
@@ -105,17 +106,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential moving average over about a tenth of the values, without the pull of its first one.
+    """Gaussian average around each value, as wide as a fortieth of the curve: centred, so that it does not lag behind.
 
-    Dividing by the weights given so far keeps the start honest (Kingma and Ba 2015, section 3). NaN and infinite
-    values are passed over: the curve stands still there.
+    NaN and infinite values are left out of it; where nothing finite is near, the result is NaN.
     """
-    keep = 1 - 1 / max(1.0, min(50.0, len(values) / 10))
-    total = weight = 0.0
+    width = min(25.0, len(values) / 40)
+    reach = math.ceil(3 * width)
+    weights = [math.exp(-0.5 * (offset / width) ** 2) if width else 1.0 for offset in range(reach + 1)]
     result: list[float] = []
-    for value in values:
-        if math.isfinite(value):
-            total = keep * total + (1 - keep) * value
-            weight = keep * weight + (1 - keep)
+    for middle in range(len(values)):
+        total = weight = 0.0
+        for place in range(max(0, middle - reach), min(len(values), middle + reach + 1)):
+            if math.isfinite(values[place]):
+                total += weights[abs(place - middle)] * values[place]
+                weight += weights[abs(place - middle)]
         result.append(total / weight if weight else math.nan)
     return result

@@ -10,6 +10,7 @@ from typing import Any
 
 from qllava.checkpoint.files import sha256
 from qllava.checkpoint.manifest import Run, list_runs, next_folder, read_run
+from qllava.data.steps import Conversations
 from qllava.errors import DataError, RunError, UsageError
 from qllava.plan.device import DeviceProbe
 from qllava.recipe import Recipe
@@ -44,7 +45,8 @@ class TrainRequest:
         stage: align or finetune.
         recipe: resolved, flags included.
         why: where the recipe came from.
-        data: the samples.
+        data: where the samples come from.
+        conversations: the samples themselves, opened once (a large JSON file takes a while to check).
         runs: folder of all runs.
         probe: the device.
         source: for finetune, the align run whose projector is used.
@@ -58,6 +60,7 @@ class TrainRequest:
     recipe: Recipe
     why: str
     data: DataSource
+    conversations: Conversations
     runs: Path
     probe: DeviceProbe
     command: str

@@ -28,7 +28,6 @@ from qllava.checkpoint.weights import (
 from qllava.data.audit import Audit, audit
 from qllava.data.chat_template import load_chat_template, stage_template
 from qllava.data.encode import ChatEncoder
-from qllava.data.formats import load_conversations
 from qllava.data.images import build_image_processor, pixel_statistics
 from qllava.data.steps import Conversations, StepBuilder, StepPlan, plan_steps, step_dataset
 from qllava.errors import QllavaError
@@ -91,14 +90,14 @@ def train(request: TrainRequest, view: TrainView) -> Outcome:
     )
     samples = open_samples(request, encoder, view)
     plan = make_plan(request.recipe, request.stage, request.probe, len(samples.conversations), request.vram_gib)
-    manifest = open_run(request, folder, unfinished, total_steps=len(samples.steps), encoder=encoder)
+    image_processor = build_image_processor(
+        resolve_model(request.recipe.model.vision_tower), request.recipe.data.image_aspect
+    )
+    manifest = open_run(request, folder, unfinished, samples, encoder, image_processor)
     view.note("run", folder, "continued" if unfinished else "new", "--new")
     with log_file(folder):
         view.status("loading the model")
         model = build_model(request, encoder, device=device_of(request))
-        image_processor = build_image_processor(
-            resolve_model(request.recipe.model.vision_tower), request.recipe.data.image_aspect
-        )
         trainer = run_steps(request, folder, manifest, plan, samples, model, encoder, image_processor, view)
         view.status("checking whether the picture matters")
         gain = look(request, samples, model, encoder, image_processor)
@@ -111,8 +110,9 @@ def open_samples(request: TrainRequest, encoder: ChatEncoder, view: TrainView) -
     """Open the data, leave out what stage 1 cannot use, check it, and decide what every step holds."""
     recipe, stage = request.recipe, request.recipe.stage(request.stage)
     view.status("reading the data")
-    conversations = load_conversations(request.data.path, image_root=request.data.image_root)
-    checked = audit(conversations, encoder, max_length=recipe.data.max_length, needs_image=request.stage == "align")
+    checked = audit(
+        request.conversations, encoder, max_length=recipe.data.max_length, needs_image=request.stage == "align"
+    )
     if checked.text_only:
         view.note("text-only rows", checked.text_only, "left out: stage 1 is about pictures")
     if checked.rejected:
@@ -129,7 +129,12 @@ def open_samples(request: TrainRequest, encoder: ChatEncoder, view: TrainView) -
 
 
 def open_run(
-    request: TrainRequest, folder: Path, unfinished: Run | None, *, total_steps: int, encoder: ChatEncoder
+    request: TrainRequest,
+    folder: Path,
+    unfinished: Run | None,
+    samples: Samples,
+    encoder: ChatEncoder,
+    image_processor: BaseImageProcessor,
 ) -> Manifest:
     """Make the folder with its recipe and manifest, or take the one that is there."""
     if unfinished is not None:
@@ -140,10 +145,20 @@ def open_run(
         stage=request.stage,
         status="running",
         recipe=recipe_digest(request.recipe),
-        data={"path": request.data.path, "sha256": request.data.digest},
-        model={**request.recipe.model.model_dump(), "image_token_id": encoder.image_token_id},
+        data={
+            "path": request.data.path,
+            "sha256": request.data.digest,
+            "image_root": str(request.data.image_root),
+            "samples": len(samples.conversations),
+        },
+        model={
+            **request.recipe.model.model_dump(),
+            "image_token_id": encoder.image_token_id,
+            # By name: the generic class changes its backend, and with it its pixels, with what is installed.
+            "image_processor": type(image_processor).__name__,
+        },
         source=source_entry(request.source),
-        total_steps=total_steps,
+        total_steps=len(samples.steps),
         command=request.command,
         versions={name: version(name) for name in LIBRARIES},
     ).write(folder)

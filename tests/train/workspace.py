@@ -9,9 +9,10 @@ from typing import Any
 from PIL import Image
 
 from qllava.checkpoint.manifest import Run
+from qllava.data.formats import load_conversations
 from qllava.plan.device import processor
 from qllava.recipe import Recipe, parse_recipe
-from qllava.train.request import TrainRequest, find_data
+from qllava.train.request import DataSource, TrainRequest, find_data
 from qllava.types import Stage
 from tests.tiny import save_language_model, save_tower
 
@@ -118,4 +119,6 @@ def request(folder: Path, stage: Stage, *, source: Run | None = None, **changes:
         "command": f"qllava train --stage {1 if stage == 'align' else 2}",
         "source": source,
     }
-    return TrainRequest(**{**settings, **changes})
+    merged = {**settings, **changes}
+    data: DataSource = merged["data"]
+    return TrainRequest(**merged, conversations=load_conversations(data.path, image_root=data.image_root))
