@@ -47,7 +47,7 @@ def demo(
 
     for step in demo_steps():
         if not new and step.done(out):
-            note(f"$ {step.line}    (skipped: {out} holds {step.result}; --new does it again)")
+            note(f"$ {step.line} (skipped: {out} holds {step.result}; --new does it again)")
             continue
         code = run_step(step, out)
         if code == _INTERRUPTED:
@@ -67,7 +67,7 @@ def demo(
 
 def run_step(step: Step, folder: Path) -> int:
     """Run one command in the workspace, shown as it is typed; its exit code, 130 for Ctrl-C."""
-    piped = "" if step.stdin is None else f"    (asked: {' / '.join(step.stdin.splitlines())})"
+    piped = "" if step.stdin is None else f" (asked: {' / '.join(step.stdin.splitlines())})"
     console().print()
     note(f"$ {step.line}{piped}")
     # The same interpreter and package as this one, wherever `qllava` on the PATH may lead; -P keeps the workspace's own

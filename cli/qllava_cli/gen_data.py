@@ -28,7 +28,12 @@ def gen_data(
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", help="At most N pictures to train on.", show_default="all")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Chooses wordings, and the pictures within --limit.")] = 42,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", help="Chooses wordings, and the pictures within --limit.", show_default="qllava.yaml's, else 42"
+        ),
+    ] = None,
     questions: Annotated[int, typer.Option("--questions", metavar="N", help="Short questions a picture, at most.")] = 6,
     kinds: Annotated[
         str, typer.Option("--kinds", help="Some of conversation,detail,reasoning.")
@@ -53,12 +58,23 @@ def gen_data(
             out=out,
             teacher=name,
             limit=limit,
-            seed=seed,
+            seed=_project_seed() if seed is None else seed,
             questions=questions,
             kinds=wanted,
             progress=progress,
         )
     _summary(report)
+
+
+def _project_seed() -> int:
+    """The `seed` of qllava.yaml, which seeds every command alike, else 42."""
+    from qllava.errors import RecipeError  # noqa: PLC0415
+    from qllava.recipe import PROJECT_FILE, project_overrides  # noqa: PLC0415
+
+    seed = project_overrides(Path()).get("seed", 42)
+    if not isinstance(seed, int):
+        raise RecipeError(f"{PROJECT_FILE}: seed={seed!r} is not a whole number")
+    return seed
 
 
 def _summary(report: Report) -> None:

@@ -1,18 +1,19 @@
-"""Keeps library chatter out of what a command says."""
+"""Keeps library chatter out of what a command says; a training run's `log.txt` still gets it."""
 
 from __future__ import annotations
 
 import logging
-import warnings
 
 
 def quiet_libraries() -> None:
-    """Silence load bars and notices of the libraries; call it before they load a model."""
-    for name in ("bitsandbytes", "accelerate"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Take the libraries' messages, warnings and load bars off the terminal; call it before they load a model."""
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    # Deprecations inside the libraries are for their authors; tests run with warnings as errors.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\..*")
+    transformers_logging.disable_default_handler()
+    logging.captureWarnings(capture=True)
+    for name in ("transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "py.warnings"):
+        logger = logging.getLogger(name)
+        # A handler that drops: without any, Python prints warnings to stderr itself.
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False

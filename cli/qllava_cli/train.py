@@ -176,9 +176,12 @@ def _train(
         vram_gib=vram,
         report_to=_loggers(),
     )
-    _quiet_libraries()
-    from qllava.train.run import train as run_training  # noqa: PLC0415
+    from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415
     from qllava_cli.training_view import LiveView  # noqa: PLC0415
+
+    quiet_libraries()  # before the imports below: some libraries speak while they load
+    from qllava.train.run import train as run_training  # noqa: PLC0415
+
 
     outcome = run_training(request, LiveView(console()))
     folder = outcome.run.folder
@@ -248,20 +251,3 @@ def _loggers() -> tuple[str, ...]:
     if os.environ.get("TENSORBOARD_LOGGING_DIR"):
         chosen.append("tensorboard")
     return tuple(chosen)
-
-
-def _quiet_libraries() -> None:
-    """Library chatter goes to the run's log.txt, not into the live view."""
-    import logging  # noqa: PLC0415
-
-    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
-
-    transformers_logging.disable_default_handler()
-    transformers_logging.disable_progress_bar()
-    logging.captureWarnings(capture=True)
-    for name in ("bitsandbytes", "trl", "accelerate", "datasets", "py.warnings"):
-        logging.getLogger(name).propagate = False
-        logging.getLogger(name).addHandler(logging.NullHandler())
-    from datasets.utils.logging import disable_progress_bar  # noqa: PLC0415
-
-    disable_progress_bar()

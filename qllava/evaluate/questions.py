@@ -31,7 +31,7 @@ def read_questions(path: Path) -> list[Question]:
     A line may name its kind as `type` (which wins) or `kind`, and hold one `answer` instead of a list of `answers`.
 
     Raises:
-        DataError: no such file, no question in it, a line that is no question (says which and why), or an id used twice.
+        DataError: no such file, no question in it, a line that is no question (says which), or an id used twice.
     """
     if not path.is_file():
         raise DataError(f"question file {path} does not exist; `qllava gen-data` writes data/heldout.jsonl")

@@ -42,7 +42,7 @@ class AnswerText:
         return self._show(self._cut()[0].rstrip(_HALF))
 
     def _cut(self) -> tuple[str, bool]:
-        text: str = self.tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = str(self.tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         # Before trimming: the end of the `plain` template is a line break, and an answer may begin with one.
         ends = [place for stop in self.stops if (place := text.find(stop)) >= 0]
         return text[: min(ends)].strip() if ends else text.lstrip(), bool(ends)

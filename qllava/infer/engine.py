@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
@@ -20,7 +20,9 @@ from qllava.data.encode import ChatEncoder
 from qllava.data.images import normalize, to_pixels
 from qllava.errors import DataError
 from qllava.infer.answer_text import AnswerText
+from qllava.infer.batches import cache_bytes_per_token, plan_batches, shared_prefix
 from qllava.infer.sampling import Sampling, choose
+from qllava.infer.vocabulary import special_ids, stop_ids, suppressed_ids
 from qllava.model.forward import tower_features
 from qllava.model.precision import autocast
 from qllava.types import Message
@@ -82,11 +84,11 @@ class Engine:
         self._image_processor = loaded.image_processor
         self._device = loaded.device
         self._mixed_precision = mixed_precision
-        self._stop_ids = _stop_ids(base, loaded.encoder)
-        special = _special_ids(loaded.encoder)
+        self._stop_ids = stop_ids(base, loaded.encoder)
+        special = special_ids(loaded.encoder)
         # A stop that is a token of its own is met by id; the others are looked for in the text.
         self._stop_texts = [stop for stop in loaded.encoder.template.stop if stop not in special]
-        self._suppressed = _suppressed(base, loaded.encoder, self._stop_ids).to(self._device)
+        self._suppressed = suppressed_ids(base, loaded.encoder, self._stop_ids).to(self._device)
 
     def stream(
         self, messages: Sequence[Message], images: Sequence[Picture], sampling: Sampling | None = None
@@ -146,7 +148,10 @@ class Engine:
         pictures = [tuple(images) for _, images in prompts]
         answers = [""] * len(prompts)
         features: dict[int, torch.Tensor] = {}
-        for batch in self._batches(encoded, pictures, settings, max_rows, cache_bytes):
+        lengths = [len(ids) + self._room(ids, max_new_tokens) for ids in encoded]
+        max_tokens = cache_bytes // cache_bytes_per_token(_text_config(self._model))
+        keys = [tuple(map(id, images)) for images in pictures]
+        for batch in plan_batches(keys, lengths, max_rows=max_rows, max_tokens=max_tokens):
             here = {id(picture) for index in batch for picture in pictures[index]}
             features = {key: value for key, value in features.items() if key in here}
             rows = self._start(batch, [encoded[i] for i in batch], [pictures[i] for i in batch], features)
@@ -172,7 +177,7 @@ class Engine:
             if not texts:
                 return
             if 2 * len(texts) <= len(rows.prompt):
-                # Rows that have ended are carried along until they are half of the batch: dropping them copies the cache.
+                # Rows that have ended are carried along until they are half of the batch: dropping copies the cache.
                 kept = [place for place, index in enumerate(rows.prompt) if index in texts]
                 rows, token = self._keep(rows, kept), token[kept]
             rows = self._advance(rows, token)
@@ -193,39 +198,11 @@ class Engine:
 
     @property
     def _context(self) -> int:
-        return int(self._model.config.text_config.max_position_embeddings)
+        return int(_text_config(self._model).max_position_embeddings)
 
     def _room(self, ids: Sequence[int], wanted: int) -> int:
         """How many tokens an answer may take."""
         return min(wanted, self._context - len(ids))
-
-    def _batches(
-        self,
-        encoded: Sequence[list[int]],
-        pictures: Sequence[tuple[Picture, ...]],
-        settings: Sampling,
-        max_rows: int,
-        cache_bytes: int,
-    ) -> Iterator[list[int]]:
-        """Indices of prompts, those about the same pictures together, cut by rows and by bytes of cache."""
-        first_seen: dict[tuple[int, ...], int] = {}
-        keys = [first_seen.setdefault(tuple(map(id, images)), len(first_seen)) for images in pictures]
-        # Prompts with and without a picture have no prefix in common, so they do not mix.
-        order = sorted(range(len(encoded)), key=lambda i: (len(pictures[i]), keys[i], len(encoded[i]), i))
-        a_token = _cache_bytes(self._model)
-        batch: list[int] = []
-        longest = 0
-        for index in order:
-            length = len(encoded[index]) + self._room(encoded[index], settings.max_new_tokens)
-            bytes_ = (len(batch) + 1) * max(longest, length) * a_token
-            other = bool(batch) and len(pictures[batch[-1]]) != len(pictures[index])
-            if batch and (other or len(batch) >= max_rows or bytes_ > cache_bytes):
-                yield batch
-                batch, longest = [], 0
-            batch.append(index)
-            longest = max(longest, length)
-        if batch:
-            yield batch
 
     # Forward passes. No `yield` inside the contexts: they would leak into the caller.
 
@@ -249,7 +226,7 @@ class Engine:
             self._project([picture for row in pictures for picture in row], features)
             keys = [tuple(map(id, row)) for row in pictures]
             distinct = list(dict.fromkeys(keys))
-            shared = _shared_prefix(encoded, self._encoder.image_token_id) if len(distinct) < len(keys) else 0
+            shared = shared_prefix(encoded, self._encoder.image_token_id) if len(distinct) < len(keys) else 0
             cache = DynamicCache()
             device = self._device
             if shared:
@@ -259,7 +236,7 @@ class Engine:
                     ids, torch.ones_like(ids), position, cache, [features[i] for key in distinct for i in key]
                 )
                 place = {key: row for row, key in enumerate(distinct)}
-                cache.reorder_cache(torch.tensor([place[key] for key in keys], device=device))
+                _select(cache, [place[key] for key in keys], device)
             rest = [ids[shared:] for ids in encoded]
             width = max(map(len, rest))
             # What stands in a padded place is masked; it only may not be the image token.
@@ -281,7 +258,7 @@ class Engine:
 
     def _keep(self, rows: _Rows, kept: list[int]) -> _Rows:
         """Only some of the rows."""
-        rows.cache.reorder_cache(torch.tensor(kept, device=self._device))
+        _select(rows.cache, kept, self._device)
         return _Rows(
             [rows.prompt[i] for i in kept], rows.cache, rows.mask[kept], rows.position[kept], rows.logits[kept]
         )
@@ -298,7 +275,9 @@ class Engine:
 
         `images`: (P, D) each, in the order of their tokens, row after row.
         """
-        encoded = {"image": BaseModelOutputWithPooling(pooler_output=list(images))} if images else {}
+        # The stock forward takes projected features ready-made, one tensor an image, whatever the type says.
+        features: Any = list(images)
+        encoded = {"image": BaseModelOutputWithPooling(pooler_output=features)} if images else {}
         output = self._model.model(
             input_ids=ids,
             attention_mask=mask,
@@ -315,7 +294,7 @@ class Engine:
         missing = list({id(picture): picture for picture in pictures if id(picture) not in features}.values())
         if not missing:
             return
-        processor = self._image_processor
+        processor: Any = self._image_processor
         pixels = torch.stack([torch.as_tensor(to_pixels(processor, picture)) for picture in missing])
         values = normalize(pixels.to(self._device), processor.image_mean, processor.image_std)
         projector = self._model.model.multi_modal_projector
@@ -331,41 +310,11 @@ class Engine:
         return 1 if self._encoder.image_token_id == 0 else 0
 
 
-def _shared_prefix(encoded: Sequence[list[int]], image_token_id: int) -> int:
-    """Tokens that all prompts have in common, their images among them; each keeps at least one of its own. Else 0."""
-    shared = min(map(len, encoded)) - 1
-    for ids in encoded[1:]:
-        shared = next((i for i in range(shared) if ids[i] != encoded[0][i]), shared)
-    return 0 if any(image_token_id in ids[shared:] for ids in encoded) else shared
+def _select(cache: DynamicCache, rows: Sequence[int], device: str) -> None:
+    """Make the cache hold these of its rows, in this order; a row may be taken several times."""
+    index: Any = torch.tensor(rows, device=device)
+    cache.reorder_cache(index)
 
 
-def _special_ids(encoder: ChatEncoder) -> dict[str, int]:
-    return {str(token): index for index, token in encoder.tokenizer.added_tokens_decoder.items() if token.special}
-
-
-def _stop_ids(model: LlavaForConditionalGeneration, encoder: ChatEncoder) -> frozenset[int]:
-    """Tokens that end an answer: the template's, and those the language model itself ends with."""
-    special = _special_ids(encoder)
-    own = model.generation_config.eos_token_id if model.generation_config is not None else None
-    listed = own if isinstance(own, list) else [own]
-    found = [*(special.get(stop) for stop in encoder.template.stop), encoder.tokenizer.eos_token_id, *listed]
-    return frozenset(index for index in found if index is not None)
-
-
-def _suppressed(model: LlavaForConditionalGeneration, encoder: ChatEncoder, stop_ids: frozenset[int]) -> torch.Tensor:
-    """(K,) bool: ids that are never generated: `<image>`, padding, and padded rows that are no token."""
-    suppressed = torch.zeros(model.lm_head.out_features, dtype=torch.bool)
-    suppressed[len(encoder.tokenizer) :] = True
-    suppressed[encoder.image_token_id] = True
-    padding = encoder.tokenizer.pad_token_id
-    if padding is not None and padding not in stop_ids:
-        suppressed[padding] = True
-    return suppressed
-
-
-def _cache_bytes(model: LlavaForConditionalGeneration) -> int:
-    """Keys and values of one token, in bytes, at two bytes a number."""
-    config = model.config.text_config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * 2 * config.num_hidden_layers * heads * width)
+def _text_config(model: LlavaForConditionalGeneration) -> Any:
+    return model.config.text_config

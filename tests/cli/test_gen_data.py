@@ -105,3 +105,14 @@ def test_no_torch_is_imported(tmp_path: Path) -> None:
     heavy = "HEAVY = ('torch', 'transformers', 'datasets', 'numpy', 'openai')"
     env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{CLI}"}
     subprocess.run([sys.executable, "-c", f"{heavy}\n{code}"], cwd=tmp_path, env=env, check=True, timeout=60)
+
+
+def test_seed_comes_from_the_project_file_unless_given(tmp_path: Path, run: Run, coco: Path) -> None:
+    (tmp_path / "qllava.yaml").write_text("recipe: smol\nseed: 7\n")
+    for out, flags, seed in (("a", (), 7), ("b", ("--seed", "9"), 9)):
+        assert run("--images", str(coco), "--out", out, *flags).returncode == 0
+        assert json.loads((tmp_path / out / "card.json").read_text())["seed"] == seed
+    (tmp_path / "qllava.yaml").write_text("seed: many\n")
+    done = run("--images", str(coco), "--out", "c")
+    assert done.returncode == 2
+    assert "seed='many' is not a whole number" in done.stderr
