@@ -198,8 +198,8 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the tower")
-    parser.add_argument("--scenes", type=int, default=30000, help="scenes rendered once, then shuffled")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--scenes", type=int, default=20000, help="scenes rendered once, then shuffled")
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--size", type=int, default=96, help="pixels")

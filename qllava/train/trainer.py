@@ -222,7 +222,7 @@ def trainer_arguments(
         warmup_steps=round(warmup_ratio * steps),
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
-        optim="adamw_torch_fused" if device == "cuda" else "adamw_torch",
+        optim="adamw_torch_fused",
         # Ours: autocast in `training_step` over fp32 masters.
         bf16=False,
         fp16=False,
