@@ -4,9 +4,10 @@
 
 The tower is transformers' own `CLIPVisionModel`. Three losses shape it: CLIP's contrastive one against captions (its
 text side is a bag of words and word pairs, thrown away afterwards); linear heads on the *patch* tokens, which LLaVA
-reads, that name colour, shape, size and place of the object under the patch; and linear heads on the same
-tokens that tell the scene as a whole. The second is what lets a language model bind a colour to a shape: without it
-patch tokens know what is in the picture and not what belongs together. Held-out configurations are never shown.
+reads, that name colour, shape, size and place of the object whose centre lies under the patch; and linear heads on the
+CLS token that tell the scene as a whole. The second is what lets a language model bind a colour to a shape. The third
+stays off the patch tokens: where each of them knows the whole scene, a star is found in all of them.
+Held-out configurations are never shown.
 """
 
 from __future__ import annotations
@@ -34,19 +35,14 @@ LOCAL = {"color": 9, "shape": 5, "size": 4, "column": 4, "row": 4, "twins": 4, "
 WORDS = re.compile(r"[a-z]+")
 
 
-def patch_owners(scene: Scene, grid: int, least: float = 0.15) -> list[SceneObject | None]:
-    """The object under each patch, row by row: the one whose box covers most of it, at least the share `least`."""
-    owners: list[SceneObject | None] = []
-    for index in range(grid * grid):
-        left, top = (index % grid) / grid, (index // grid) / grid
-        best, owner = least / grid**2, None
-        for one in scene.objects:
-            half = one.side / 2
-            width = min(left + 1 / grid, one.x + half) - max(left, one.x - half)
-            height = min(top + 1 / grid, one.y + half) - max(top, one.y - half)
-            if width > 0 and height > 0 and width * height > best:
-                best, owner = width * height, one
-        owners.append(owner)
+def patch_owners(scene: Scene, grid: int) -> list[SceneObject | None]:
+    """The object whose centre lies under each patch, row by row.
+
+    Every object is the business of one token only: what a language model has to find, it finds in one place.
+    """
+    owners: list[SceneObject | None] = [None] * grid**2
+    for one in scene.objects:
+        owners[int(one.y * grid) * grid + int(one.x * grid)] = one
     return owners
 
 
@@ -121,20 +117,20 @@ class Heads(nn.Module):
         return self.text(self.embed(words).sum(1) / (words > 0).sum(1, keepdim=True))
 
 
-def dense_losses(heads: Heads, patches: Tensor, data: Scenes, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Losses of the local and of the global heads on patch tokens (B, P, V)."""
+def dense_losses(heads: Heads, hidden: Tensor, data: Scenes, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Losses of the local heads on patch tokens and of the global heads on the CLS token; `hidden` (B, 1 + P, V)."""
+    patches, cls = hidden[:, 1:], hidden[:, 0]
     local = torch.from_numpy(data.local[rows]).long()
     weight = 0.3 + 0.7 * (local[..., 0] > 0).float()  # most patches are background
     loss = torch.zeros(())
     for index, logits in enumerate(heads.local(patches).split(list(LOCAL.values()), dim=-1)):
         each = functional.cross_entropy(logits.flatten(0, 1), local[..., index].flatten(), reduction="none")
         loss = loss + (each * weight.flatten()).sum() / weight.sum()
-    tokens = patches.shape[1]
-    counts = torch.from_numpy(data.counts[rows]).long().unsqueeze(1).expand(-1, tokens, -1)
-    logits = heads.counts(patches).unflatten(-1, (len(SHAPES), 4))
-    whole = functional.cross_entropy(logits.flatten(0, 2), counts.flatten())
-    present = torch.from_numpy(data.present[rows]).float().unsqueeze(1).expand(-1, tokens, -1)
-    whole = whole + 4 * functional.binary_cross_entropy_with_logits(heads.present(patches), present)
+    counts = torch.from_numpy(data.counts[rows]).long()
+    logits = heads.counts(cls).unflatten(-1, (len(SHAPES), 4))
+    whole = functional.cross_entropy(logits.flatten(0, 1), counts.flatten())
+    present = torch.from_numpy(data.present[rows]).float()
+    whole = whole + 4 * functional.binary_cross_entropy_with_logits(heads.present(cls), present)
     return loss, whole
 
 
@@ -146,7 +142,8 @@ def probe(model: CLIPVisionModel, heads: Heads, data: Scenes) -> dict[str, float
     total = dict.fromkeys(right, 0)
     for start in range(0, len(data.pixels), 250):
         rows = np.arange(start, min(start + 250, len(data.pixels)))
-        patches = model(data.images(rows), output_hidden_states=True).hidden_states[LAYER][:, 1:]
+        hidden = model(data.images(rows), output_hidden_states=True).hidden_states[LAYER]
+        patches, cls = hidden[:, 1:], hidden[:, 0]
         local = torch.from_numpy(data.local[rows]).long()
         shown = local[..., 0] > 0
         parts = heads.local(patches).split(list(LOCAL.values()), dim=-1)
@@ -157,9 +154,9 @@ def probe(model: CLIPVisionModel, heads: Heads, data: Scenes) -> dict[str, float
             total[name] += int(shown.sum())
         right["background"] += hits["color"][~shown].sum().item()
         total["background"] += int((~shown).sum())
-        counts = heads.counts(patches).unflatten(-1, (len(SHAPES), 4)).argmax(-1)
-        hit = (counts == torch.from_numpy(data.counts[rows]).long().unsqueeze(1)).all(-1)
-        pairs = (heads.present(patches) > 0) == torch.from_numpy(data.present[rows]).bool().unsqueeze(1)
+        counts = heads.counts(cls).unflatten(-1, (len(SHAPES), 4)).argmax(-1)
+        hit = (counts == torch.from_numpy(data.counts[rows]).long()).all(-1)
+        pairs = (heads.present(cls) > 0) == torch.from_numpy(data.present[rows]).bool()
         for name, one in (("counts", hit), ("pairs", pairs.all(-1))):
             right[name] += one.sum().item()
             total[name] += one.numel()
@@ -199,14 +196,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the tower")
     parser.add_argument("--scenes", type=int, default=20000, help="scenes rendered once, then shuffled")
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--size", type=int, default=96, help="pixels")
-    parser.add_argument("--patch", type=int, default=16, help="pixels")
+    parser.add_argument("--patch", type=int, default=32, help="pixels")
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--mlp", type=int, default=512)
+    parser.add_argument("--mlp", type=int, default=448)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -243,7 +240,7 @@ def main() -> None:
     for step in range(1, args.steps + 1):
         rows = order.integers(0, args.scenes, args.batch)
         output = model(train.images(rows), output_hidden_states=True)
-        local, whole = dense_losses(heads, output.hidden_states[LAYER][:, 1:], train, rows)
+        local, whole = dense_losses(heads, output.hidden_states[LAYER], train, rows)
         image = functional.normalize(heads.image(output.pooler_output), dim=-1)
         words = torch.from_numpy(train.words[rows, step % 3])
         text = functional.normalize(heads.caption(words), dim=-1)

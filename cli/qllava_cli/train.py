@@ -182,7 +182,6 @@ def _train(
     quiet_libraries()  # before the imports below: some libraries speak while they load
     from qllava.train.run import train as run_training  # noqa: PLC0415
 
-
     outcome = run_training(request, LiveView(console()))
     folder = outcome.run.folder
     if outcome.rejected:

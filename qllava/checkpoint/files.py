@@ -14,10 +14,10 @@ from typing import Any
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: readers see the old file or the new one."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with aside.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(f"{text}\n")
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)

@@ -58,12 +58,12 @@ def picture_gain(
 
     The neighbour's picture is the next different one, so the comparison is the same every time.
     """
-    was_training = model.training
-    model.eval()
-    llava = llava_of(model)
     samples = _one_picture_each(conversations)
     if len(samples) < 2:
         return None
+    was_training = model.training
+    model.eval()
+    llava = llava_of(model)
     pixels = [to_pixels(image_processor, open_image(resolve_image(image_root, c.images[0]))) for c in samples]
     statistics = pixel_statistics(image_processor)
     totals = {"right": 0.0, "shuffled": 0.0}

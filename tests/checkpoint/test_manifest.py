@@ -15,7 +15,7 @@ from qllava.errors import RunError
 def make_run(root: Path, name: str, status: str = "finished") -> Path:
     folder = root / name
     folder.mkdir(parents=True)
-    stage = name.split("-")[0]
+    stage = name.partition("-")[0]
     Manifest(
         stage=stage,  # type: ignore[arg-type]
         status=status,  # type: ignore[arg-type]

@@ -105,7 +105,7 @@ def test_ctrl_c_prints_the_command_to_continue(
         (["--stage", "1", "--images", "nowhere"], 2, "--images nowhere is not a folder"),
         (["--stage", "1", "--set", "lora.rnk=8"], 2, "unknown key 'lora.rnk'; did you mean lora.rank?"),
         (["--stage", "1", "--recipe", "llava-1.5-7"], 2, "unknown recipe 'llava-1.5-7'; did you mean llava-1.5-7b?"),
-        (["--stage", "1", "--set", "data.max_length=10"], 1, "max_length=10 cannot hold 16 image tokens; use 32 or more"),
+        (["--stage", "1", "--set", "data.max_length=9"], 1, "max_length=9 cannot hold 16 image tokens; use 32 or more"),
         (["--stage", "1", "--data", "qllava.yaml"], 1, "qllava.yaml is no data file"),
         (["--stage", "1", "--set", "model.language_model=nowhere"], 1, "model nowhere cannot be loaded"),
     ],

@@ -25,9 +25,7 @@ def gain_of(workspace: Path, *, samples: int) -> PictureGain | None:
     """Of an untrained model on the first stage-1 samples."""
     recipe = tiny_recipe(workspace)
     encoder = build_encoder(recipe, template="plain")
-    model = assemble(
-        **recipe.model.model_dump(), image_token_id=encoder.image_token_id, device="cpu", seed=recipe.seed
-    )
+    model = assemble(**recipe.model.model_dump(), image_token_id=encoder.image_token_id, device="cpu", seed=recipe.seed)
     table = load_conversations(workspace / "data/align.json")
     gain = picture_gain(
         model,
