@@ -49,13 +49,16 @@ _SIDE = (
 _HEIGHT = ("Is the {0} above or below the {1}?", "Above or below: where is the {0} relative to the {1}?")
 _LARGEST = ("Which is larger, {0}?", "What is bigger, {0}?", "Which has the larger size, {0}?")
 
+YES_NO_SHARE = 1 / 3
+
 
 def short_questions(facts: Facts, number: int, priors: Priors, rng: Random) -> list[Lesson]:
     """Up to `number` questions about one picture, spread over the types, no text twice.
 
     "Yes" and "no" come in pairs of one type, so that each is as frequent as the other in every picture, every type
-    and every data set.
+    and every data set. They are a third of `number` at most: an open answer can be wrong in more ways, and teaches more.
     """
+    yes_no_room = max(2, round(number * YES_NO_SHARE))
     groups: list[list[list[Lesson]]] = [build(facts, priors, rng) for build in _BUILDERS]
     groups = [group for group in groups if group]
     rng.shuffle(groups)
@@ -64,10 +67,14 @@ def short_questions(facts: Facts, number: int, priors: Priors, rng: Random) -> l
     while groups and len(chosen) < number:
         for group in groups:
             together = group.pop(0)
+            is_pair = len(together) > 1
+            if is_pair and yes_no_room < len(together):
+                continue
             texts = {lesson.question for lesson in together}
             if len(chosen) + len(together) <= number and len(texts) == len(together) and not texts & asked:
                 chosen.extend(together)
                 asked |= texts
+                yes_no_room -= len(together) if is_pair else 0
         groups = [group for group in groups if group]
     return chosen
 
