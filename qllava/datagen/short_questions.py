@@ -56,7 +56,7 @@ def short_questions(facts: Facts, number: int, priors: Priors, rng: Random) -> l
     """Up to `number` questions about one picture, spread over the types, no text twice.
 
     "Yes" and "no" come in pairs of one type, so that each is as frequent as the other in every picture, every type
-    and every data set. They are a third of `number` at most: an open answer can be wrong in more ways, and teaches more.
+    and every data set. They are a third of `number` at most: open answers can be wrong in more ways, and teach more.
     """
     yes_no_room = max(2, round(number * YES_NO_SHARE))
     groups: list[list[list[Lesson]]] = [build(facts, priors, rng) for build in _BUILDERS]
