@@ -8,13 +8,13 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 
-from qllava.checkpoint.files import sha256
 from qllava.checkpoint.manifest import Run, list_runs, newest_finished, read_run
 from qllava.checkpoint.weights import load_trained
 from qllava.data.chat_template import load_chat_template
 from qllava.data.encode import ChatEncoder
 from qllava.data.images import build_image_processor
 from qllava.errors import RunError
+from qllava.files import sha256
 from qllava.model.build import assemble
 from qllava.model.embedded import resolve_model
 from qllava.model.lora import add_lora

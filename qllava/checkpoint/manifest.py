@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import yaml
 
-from qllava.checkpoint.files import write_json
 from qllava.errors import RunError
+from qllava.files import write_json
 from qllava.recipe import Recipe, parse_recipe
 from qllava.types import Stage
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+
+from qllava.files import fsync_directory, sha256
 
 
 class ListFile:
@@ -93,13 +94,13 @@ class Folder:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        return file_hash(temporary)
+        return sha256(temporary)
 
     def finish(self) -> dict[str, str]:
         """Complete the entry files and return their sha256 (hex) by name, still unrenamed."""
         for file in self._files:
             file.finish()
-        return {file.path.name: file_hash(file.temporary) for file in self._files}
+        return {file.path.name: sha256(file.temporary) for file in self._files}
 
     def commit(self) -> None:
         """Rename everything into place, the texts last and in the order in which they were written."""
@@ -108,14 +109,4 @@ class Folder:
             file.temporary.replace(file.path)
         for temporary, path in self._texts:
             temporary.replace(path)
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        fsync_directory(self.path)

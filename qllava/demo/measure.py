@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qllava.checkpoint.files import write_json
+from qllava.files import write_json
 from qllava.checkpoint.load import LoadedRun
 from qllava.data.images import open_image, resolve_image
 from qllava.errors import DataError

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qllava.checkpoint.files import sha256
 from qllava.checkpoint.manifest import Run, list_runs, next_folder, read_run
 from qllava.data.steps import Conversations
 from qllava.errors import DataError, RunError, UsageError
+from qllava.files import sha256
 from qllava.plan.device import DeviceProbe
 from qllava.recipe import Recipe
 from qllava.types import Stage

@@ -14,7 +14,6 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 
-from qllava.checkpoint.files import sha256
 from qllava.checkpoint.load import build_encoder, verify_files
 from qllava.checkpoint.manifest import Manifest, Run, read_run
 from qllava.checkpoint.weights import (
@@ -32,6 +31,7 @@ from qllava.data.images import build_image_processor, pixel_statistics
 from qllava.data.steps import Conversations, StepBuilder, StepPlan, plan_steps, step_dataset
 from qllava.errors import QllavaError
 from qllava.evaluate.sees import PictureGain, picture_gain
+from qllava.files import sha256
 from qllava.model.build import assemble, vision_config
 from qllava.model.embedded import resolve_model
 from qllava.model.lora import add_lora

@@ -19,11 +19,11 @@ from torch.utils.data import SequentialSampler
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from qllava.checkpoint.files import atomic_directory, folder_hashes, write_json
 from qllava.checkpoint.weights import llava_of, load_trained, save_trained
 from qllava.data.collator import collate_step
 from qllava.data.images import normalize
 from qllava.errors import RunError
+from qllava.files import atomic_directory, folder_hashes, write_json
 from qllava.model.forward import loss_sum
 from qllava.model.precision import autocast
 from qllava.train.stages import freeze_all, trainable_groups, unfreeze

@@ -17,10 +17,10 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from qllava.checkpoint.files import sha256
 from qllava.checkpoint.load import LoadedRun, build_encoder, load_run
 from qllava.checkpoint.manifest import Manifest, read_run
 from qllava.checkpoint.weights import ADAPTER_FILE, PROJECTOR_FILE, save_trained
+from qllava.files import sha256
 from qllava.model.build import assemble
 from qllava.model.lora import add_lora
 from qllava.recipe import Recipe, parse_recipe

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qllava.checkpoint.files import atomic_directory, folder_hashes, write_json
+from qllava.files import atomic_directory, folder_hashes, write_json
 
 
 def test_a_failed_block_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
