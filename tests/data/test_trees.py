@@ -76,7 +76,7 @@ def test_packing_is_best_fit_and_loses_nothing() -> None:
         for i, n in enumerate([8, 3, 6, 2, 1, 30])
     ]
     packs = pack_trees(trees, token_budget=12)
-    assert sorted(len(pack) for pack in packs) == [8, 12, 12, 32] or sum(map(len, packs)) == sum(map(len, trees))
+    assert sorted(len(pack) for pack in packs) == [8, 10, 12, 32]
     assert all(len(pack) <= 12 or pack.samples == 1 for pack in packs)
     assert sorted(i for pack in packs for i in pack.images) == [str(i) for i in range(6)]
     assert sorted(np.concatenate([p.target for p in packs])) == sorted(np.concatenate([t.target for t in trees]))
