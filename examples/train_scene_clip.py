@@ -2,11 +2,14 @@
 
     python examples/train_scene_clip.py --out qllava/model/weights/scene-clip
 
-The tower is transformers' own `CLIPVisionModel`. Three losses shape it: CLIP's contrastive one against captions (its
-text side is a bag of words and word pairs, thrown away afterwards); linear heads on the *patch* tokens, which LLaVA
-reads, that name colour, shape, size and place of the object whose centre lies under the patch; and linear heads on the
-CLS token that tell the scene as a whole. The second is what lets a language model bind a colour to a shape. The third
-stays off the patch tokens: where each of them knows the whole scene, a star is found in all of them.
+The tower is transformers' own `CLIPVisionModel`. Three kinds of losses shape it: CLIP's contrastive one against
+captions (its text side is a bag of words and word pairs, thrown away afterwards); linear heads on the *patch* tokens,
+which LLaVA reads; and linear heads on the CLS token that tell the scene as a whole.
+
+The patch tokens of a third of the frame speak like words side by side: its size and place, and below them the colour
+and the shape of the object whose centre lies there; all others are silent. (Tried on the embedded language model with
+tokens made of its own words: after 480 questions, 0.68 right with one word a token, 0.55 with all in one token.) The
+heads name these classes, and additive ones count them, so that a sum over a picture's patches is its bag of words.
 Held-out configurations are never shown.
 """
 
@@ -26,40 +29,52 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from qllava.demo.scenes import COLORS, SHAPES, SIZES, Scene, SceneObject, Split, captions, random_scene, render_scene
+from qllava.demo.scenes import COLORS, SHAPES, SIZES, Scene, Split, captions, random_scene, render_scene
 
 LAYER = -1  # the hidden state LLaVA is to read: all four layers shape the patch tokens
 MEAN, STD = 0.5, 0.5
 COLOR_NAMES, SIZE_NAMES = tuple(COLORS), tuple(SIZES)
-LOCAL = {"color": 9, "shape": 5, "size": 4, "column": 4, "row": 4, "twins": 4, "largest": 3}  # class 0: no object
+# Classes of each statement; 0: this patch tells nothing.
+LOCAL = {"color": 9, "shape": 5, "size": 4, "column": 4, "row": 4, "twins": 4, "largest": 3}
 WORDS = re.compile(r"[a-z]+")
 
 
-def patch_owners(scene: Scene, grid: int) -> list[SceneObject | None]:
-    """The object whose centre lies under each patch, row by row.
+def patch_roles(grid: int) -> dict[str, tuple[int, int]]:
+    """Which patch of a third of the frame tells what: (row, column) offsets inside it; `grid` patches a side.
 
-    Every object is the business of one token only: what a language model has to find, it finds in one place.
+    Every statement about an object is the business of one token only: what a language model has to find, it finds in
+    one place. Where a third has four patches they read like words: size and place, and below them colour and shape.
     """
-    owners: list[SceneObject | None] = [None] * grid**2
-    for one in scene.objects:
-        owners[int(one.y * grid) * grid + int(one.x * grid)] = one
-    return owners
+    if grid == 3:
+        return dict.fromkeys(LOCAL, (0, 0))
+    if grid != 6:
+        raise SystemExit(f"{grid} patches a side; give 3 or 6 (--size is 3 or 6 times --patch)")
+    places = {"size": (0, 0), "largest": (0, 0), "column": (0, 1), "row": (0, 1)}
+    return {**places, "color": (1, 0), "shape": (1, 1), "twins": (1, 1)}
 
 
 def local_targets(scene: Scene, grid: int) -> np.ndarray:
-    """(P, len(LOCAL)) classes of the object under each patch; 0 where there is none."""
+    """(P, len(LOCAL)) classes of what each patch has to tell; 0 where it tells nothing."""
     shapes = [one.shape for one in scene.objects]
     largest = max(one.side for one in scene.objects)
-    rows = []
-    for one in patch_owners(scene, grid):
-        if one is None:
-            rows.append([0] * len(LOCAL))
-            continue
+    targets = np.zeros((grid * grid, len(LOCAL)), dtype=np.int8)
+    roles = patch_roles(grid)
+    for one in scene.objects:
         column, row = one.cell
-        color, shape, size = COLOR_NAMES.index(one.color), SHAPES.index(one.shape), SIZE_NAMES.index(one.size)
-        counts = [shapes.count(one.shape), 1 + int(one.side == largest)]
-        rows.append([color + 1, shape + 1, size + 1, column + 1, row + 1, *counts])
-    return np.array(rows, dtype=np.int8)
+        classes = {
+            "color": COLOR_NAMES.index(one.color),
+            "shape": SHAPES.index(one.shape),
+            "size": SIZE_NAMES.index(one.size),
+            "column": column,
+            "row": row,
+            "twins": shapes.count(one.shape) - 1,
+            "largest": int(one.side == largest),
+        }
+        for index, name in enumerate(LOCAL):
+            down, right = roles[name]
+            scale = grid // 3
+            targets[(row * scale + down) * grid + column * scale + right, index] = 1 + classes[name]
+    return targets
 
 
 def global_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -105,6 +120,7 @@ class Heads(nn.Module):
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
         self.local = nn.Linear(width, sum(LOCAL.values()))
+        self.additive = nn.Linear(width, sum(LOCAL.values()) - len(LOCAL))
         self.counts = nn.Linear(width, len(SHAPES) * 4)
         self.present = nn.Linear(width, len(COLORS) * (1 + len(SHAPES)))
         self.image = nn.Linear(width, 128, bias=False)
@@ -121,11 +137,15 @@ def dense_losses(heads: Heads, hidden: Tensor, data: Scenes, rows: np.ndarray) -
     """Losses of the local heads on patch tokens and of the global heads on the CLS token; `hidden` (B, 1 + P, V)."""
     patches, cls = hidden[:, 1:], hidden[:, 0]
     local = torch.from_numpy(data.local[rows]).long()
-    weight = 0.3 + 0.7 * (local[..., 0] > 0).float()  # most patches are background
     loss = torch.zeros(())
     for index, logits in enumerate(heads.local(patches).split(list(LOCAL.values()), dim=-1)):
+        weight = 0.2 + 0.8 * (local[..., index] > 0).float()  # most patches have nothing to tell
         each = functional.cross_entropy(logits.flatten(0, 1), local[..., index].flatten(), reduction="none")
         loss = loss + (each * weight.flatten()).sum() / weight.sum()
+    told = [functional.one_hot(local[..., index], size)[..., 1:] for index, size in enumerate(LOCAL.values())]
+    loss = loss + 0.5 * functional.mse_loss(
+        heads.additive(patches), torch.cat(told, -1).float(), reduction="sum"
+    ) / len(rows)
     counts = torch.from_numpy(data.counts[rows]).long()
     logits = heads.counts(cls).unflatten(-1, (len(SHAPES), 4))
     whole = functional.cross_entropy(logits.flatten(0, 1), counts.flatten())
@@ -136,24 +156,22 @@ def dense_losses(heads: Heads, hidden: Tensor, data: Scenes, rows: np.ndarray) -
 
 @torch.no_grad()
 def probe(model: CLIPVisionModel, heads: Heads, data: Scenes) -> dict[str, float]:
-    """Accuracy of the linear heads on held-out scenes: per patch that shows an object, and for the whole scene."""
+    """Accuracy of the linear heads on held-out scenes: patches with something to tell, silent ones, whole scenes."""
     model.eval()
-    right = dict.fromkeys(["background", *LOCAL, "color+shape", "counts", "pairs"], 0.0)
+    right = dict.fromkeys(["silent", *LOCAL, "counts", "pairs"], 0.0)
     total = dict.fromkeys(right, 0)
     for start in range(0, len(data.pixels), 250):
         rows = np.arange(start, min(start + 250, len(data.pixels)))
         hidden = model(data.images(rows), output_hidden_states=True).hidden_states[LAYER]
         patches, cls = hidden[:, 1:], hidden[:, 0]
         local = torch.from_numpy(data.local[rows]).long()
-        shown = local[..., 0] > 0
         parts = heads.local(patches).split(list(LOCAL.values()), dim=-1)
-        hits = {name: parts[i].argmax(-1) == local[..., i] for i, name in enumerate(LOCAL)}
-        hits["color+shape"] = hits["color"] & hits["shape"]
-        for name, hit in hits.items():
+        for index, name in enumerate(LOCAL):
+            hit, shown = parts[index].argmax(-1) == local[..., index], local[..., index] > 0
             right[name] += hit[shown].sum().item()
             total[name] += int(shown.sum())
-        right["background"] += hits["color"][~shown].sum().item()
-        total["background"] += int((~shown).sum())
+            right["silent"] += hit[~shown].sum().item()
+            total["silent"] += int((~shown).sum())
         counts = heads.counts(cls).unflatten(-1, (len(SHAPES), 4)).argmax(-1)
         hit = (counts == torch.from_numpy(data.counts[rows]).long()).all(-1)
         pairs = (heads.present(cls) > 0) == torch.from_numpy(data.present[rows]).bool()
@@ -196,14 +214,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the tower")
     parser.add_argument("--scenes", type=int, default=20000, help="scenes rendered once, then shuffled")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--size", type=int, default=96, help="pixels")
-    parser.add_argument("--patch", type=int, default=32, help="pixels")
+    parser.add_argument("--patch", type=int, default=16, help="pixels")
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--mlp", type=int, default=448)
+    parser.add_argument("--mlp", type=int, default=640)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

@@ -84,6 +84,9 @@ class Recipe(_Frozen):
     model: ModelSettings
     template: str
     align_template: Literal["plain", "chat"] = "plain"
+    align_start: Literal["random", "captions"] = Field(
+        "random", description="the new projector: drawn at random, or fitted to the captions before the first step"
+    )
     data: DataSettings = DataSettings()
     align: StageSettings = StageSettings(learning_rate=1e-3, batch_size=256)
     finetune: StageSettings = StageSettings(learning_rate=2e-4, projector_learning_rate=2e-5, batch_size=128)

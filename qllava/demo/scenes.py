@@ -57,6 +57,11 @@ class SceneObject:
     side: float
 
     @property
+    def name(self) -> str:
+        """`red circle`, `small red circle`, `large red circle`: a medium size goes without saying."""
+        return f"{self.color} {self.shape}" if self.size == "medium" else f"{self.size} {self.color} {self.shape}"
+
+    @property
     def cell(self) -> tuple[int, int]:
         """(column, row) of the centre in a grid of thirds, each 0-2."""
         return min(2, int(self.x * 3)), min(2, int(self.y * 3))
@@ -132,20 +137,13 @@ def render_scene(scene: Scene, *, size: int) -> Image.Image:
 
 
 def captions(scene: Scene) -> list[str]:
-    """Three captions: the objects alone, with sizes and places, and as a sentence with places.
+    """Three captions that say the same in other words.
 
-    Each names every object, colour directly before shape, from left to right.
+    Each names every object, from left to right, with its size unless medium, its colour directly before its shape, and
+    its place.
     """
-    names = [f"{one.color} {one.shape}" for one in scene.objects]
-    plain = _enumerate([_with_article(name) for name in names])
-    placed = _enumerate(
-        [
-            f"a {one.size} {name} {one.place}" if one.size != "medium" else f"{_with_article(name)} {one.place}"
-            for one, name in zip(scene.objects, names, strict=True)
-        ]
-    )
-    located = [f"{_with_article(name)} {one.place}" for one, name in zip(scene.objects, names, strict=True)]
-    return [plain, placed, f"There is {_enumerate(located)}."]
+    things = _enumerate([f"{_with_article(one.name)} {one.place}" for one in scene.objects])
+    return [things, f"There is {things}.", f"The picture shows {things}."]
 
 
 def write_coco(folder: Path, *, train: int, heldout: int, seed: int) -> None:

@@ -41,9 +41,12 @@ from qllava.report.loss_curve import write_loss_curve
 from qllava.train.callbacks import METRICS_FILE, AfterSave, Figures, StopOnSignal, TrainView
 from qllava.train.request import TrainRequest, check_source, claim_run, recipe_digest, source_entry
 from qllava.train.trainer import Normalization, StageTrainer, checkpoint_folders, trainer_arguments
+from qllava.train.warm_start import fit_to_captions
 
 # Enough pictures for a stable mean, few enough to cost seconds.
 LOOK_SAMPLES = 32
+# A word counts as told by the pictures from this explained share of its variance on.
+WORD_TOLD = 0.1
 REJECTED_FILE = "rejected.jsonl"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 
@@ -98,6 +101,7 @@ def train(request: TrainRequest, view: TrainView) -> Outcome:
     with log_file(folder):
         view.status("loading the model")
         model = build_model(request, encoder, device=device_of(request))
+        start_projector(request, folder, samples, model, encoder, image_processor, view)
         trainer = run_steps(request, folder, manifest, plan, samples, model, encoder, image_processor, view)
         view.status("checking whether the picture matters")
         gain = look(request, samples, model, encoder, image_processor)
@@ -177,6 +181,36 @@ def build_model(
     load_projector(model, request.source.folder)
     lora = recipe.lora
     return add_lora(model, rank=lora.rank, alpha=lora.scaling_alpha, dropout=lora.dropout, seed=recipe.seed)
+
+
+def start_projector(
+    request: TrainRequest,
+    folder: Path,
+    samples: Samples,
+    model: PeftModel | LlavaForConditionalGeneration,
+    encoder: ChatEncoder,
+    image_processor: BaseImageProcessor,
+    view: TrainView,
+) -> None:
+    """Fit a new projector to the captions where the recipe says so; one that was trained already is left alone."""
+    if request.stage != "align" or request.recipe.align_start == "random" or checkpoint_folders(folder):
+        return
+    view.status("fitting the projector to the captions")
+    fit = fit_to_captions(
+        llava_of(model),
+        samples.conversations,
+        encoder=encoder,
+        image_processor=image_processor,
+        image_root=request.data.image_root,
+        max_length=request.recipe.data.max_length,
+        device=device_of(request),
+    )
+    if not fit:
+        view.note("projector start", "random", "too few captions to fit it to")
+        return
+    told = sum(share >= WORD_TOLD for share in fit.values())
+    why = f"the pictures tell {told} of its {len(fit)} frequent words"
+    view.note("projector start", "fitted to the captions", why, "--set align_start=random")
 
 
 def run_steps(

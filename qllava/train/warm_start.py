@@ -1,0 +1,75 @@
+"""Stage 1's start: the projector is fitted to the captions before its first step (`align.start: captions`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from transformers import BaseImageProcessor, LlavaForConditionalGeneration
+
+from qllava.data.encode import ChatEncoder, Encoded, SampleRejected
+from qllava.data.images import normalize, open_image, pixel_statistics, resolve_image, to_pixels
+from qllava.data.steps import Conversations
+from qllava.model.forward import tower_features
+from qllava.model.warm_start import fit_to_words
+
+# More samples no longer change the fit noticeably, and the tower must run over each of their pictures.
+MOST_SAMPLES = 4000
+# Pictures the tower sees at a time.
+_AT_ONCE = 64
+
+
+def fit_to_captions(
+    model: LlavaForConditionalGeneration,
+    conversations: Conversations,
+    *,
+    encoder: ChatEncoder,
+    image_processor: BaseImageProcessor,
+    image_root: Path,
+    max_length: int,
+    device: str,
+) -> dict[int, float]:
+    """Fit a fresh projector to a spread of caption samples with one picture each.
+
+    Returns:
+        Token id -> share of the word's variance over the captions that the pictures explain, 0-1; see `fit_to_words`.
+
+    Raises:
+        DataError: a picture is missing or unreadable.
+    """
+    samples = _samples(conversations, encoder, max_length)
+    projector = model.model.multi_modal_projector
+    statistics = pixel_statistics(image_processor)
+
+    def features_of(some: Sequence[Encoded]) -> torch.Tensor:
+        names = [sample.images[0] for sample in some]
+        pixels = np.stack([to_pixels(image_processor, open_image(resolve_image(image_root, name))) for name in names])
+        return tower_features(model, normalize(torch.from_numpy(pixels).to(device), *statistics)).float()
+
+    some_features = features_of(samples[:_AT_ONCE])
+    sums = torch.cat(
+        [features_of(samples[start : start + _AT_ONCE]).sum(1) for start in range(0, len(samples), _AT_ONCE)]
+    )
+    special = set(encoder.tokenizer.all_special_ids)
+    captions = [
+        [id_ for id_, trained in zip(s.input_ids, s.assistant_mask, strict=True) if trained and id_ not in special]
+        for s in samples
+    ]
+    embedding = cast(torch.Tensor, model.get_input_embeddings().weight)
+    return fit_to_words(projector, sums, captions, embedding, features=some_features)
+
+
+def _samples(conversations: Conversations, encoder: ChatEncoder, max_length: int) -> list[Encoded]:
+    stride = -(-len(conversations) // MOST_SAMPLES)
+    samples = []
+    for index in range(0, len(conversations), stride):
+        try:
+            encoded = encoder.encode(conversations[index], max_length)
+        except SampleRejected:
+            continue  # counted and named by training itself
+        if len(encoded.images) == 1:
+            samples.append(encoded)
+    return samples
