@@ -60,13 +60,13 @@ def assemble(
     that is held out, else in the first; the other listing becomes a note.
     """
     by_image: dict[str, Found] = {}
-    left_out = list(notes)
+    twice: list[Note] = []
     for one in found:
         other = by_image.setdefault(one.image, one)
         if other is not one:
             kept, left = (one, other) if _is_test(split_of(one)) and not _is_test(split_of(other)) else (other, one)
             by_image[one.image] = kept
-            left_out.append(Note("listed in two splits", one.image, f"kept in {split_of(kept)}, not {split_of(left)}"))
+            twice.append(Note("listed in two splits", one.image, f"kept in {split_of(kept)}, not {split_of(left)}"))
     held, rule = _held_out(by_image)
     scenes = tuple(
         Scene(
@@ -87,7 +87,7 @@ def assemble(
         absent_splits=dict(absent_splits or {}),
         held_out_rule=rule,
         kind=kind,
-        notes=tuple(left_out),
+        notes=(*notes, *twice),  # only now: a reader that yields writes its notes on the way
     )
 
 

@@ -34,9 +34,7 @@ def walk(root: Path, leave_out: Path | None = None) -> Iterator[tuple[str, list[
     for folder, inside, names in os.walk(root, followlinks=True, onerror=_unreadable):
         here = Path(folder)
         inside[:] = sorted(
-            name
-            for name in inside
-            if not name.startswith(".") and name != _SEPARATE and not _leads_back(here, name) and (here / name) != left
+            name for name in inside if not name.startswith(".") and name != _SEPARATE and not _leads_back(here, name)
         )
         if left is not None and here.resolve() == left:
             inside.clear()
@@ -68,12 +66,22 @@ class Pictures:
         return self._by_name.get(name)
 
     def find(self, listed: str) -> str | None:
-        """The picture that a table means: its path from the folder, below `images/`, or else its unique file name."""
-        name = normal(listed).removeprefix(self._above)
-        for path in (name, f"images/{name}"):
-            if path in self.paths:
-                return path
-        return self.named(name.rsplit("/", 1)[-1])
+        """The picture that a table means, or None.
+
+        Its path from the folder or from `images/` in it; a path from elsewhere (`/old/place/val/1.jpg`) without its
+        first folders, as long as none of those is here, too; a mere file name anywhere, if it is unique.
+        """
+        name = normal(listed).removeprefix(self._above).lstrip("/")
+        if "/" not in name:
+            return name if name in self.paths else self.named(name)
+        while True:
+            for path in (name, f"images/{name}"):
+                if path in self.paths:
+                    return path
+            first, slash, rest = name.partition("/")
+            if not slash or first in self.folders:
+                return None
+            name = rest
 
 
 def normal(name: str) -> str:
