@@ -36,7 +36,7 @@ def read_chat(
 ) -> Source:
     """Read caption conversations, by the split they are of ("" for none).
 
-    Only the pictures that the JSON lists are unpacked; without archives they are looked for below `images`.
+    Where not all pictures are below `images`, those that the JSON lists are unpacked from the archives.
 
     Raises:
         DataError: a file that cannot be read, rows that are no captions, or not one picture is there.
@@ -53,8 +53,11 @@ def read_chat(
                 raise DataError(f"{where} has image {image!r}, not the name of a picture")
             captions.setdefault((image, split), []).append(_answer(record, where))
     listed = dict.fromkeys(image for image, _ in captions)
-    find = _unpacked(archives, set(map(normal, listed)), unpack_to) if archives else Pictures(images, leave_out).find
-    places = {image: find(image) for image in listed}
+    root, here = images, Pictures(images, leave_out)
+    places = {image: here.find(image) for image in listed}
+    if archives and None in places.values():
+        root, find = unpack_to, _unpacked(archives, set(map(normal, listed)), unpack_to)
+        places = {image: find(image) for image in listed}
     missing = [image for image, place in places.items() if place is None]
     if len(missing) == len(places):
         where = ", ".join(map(str, archives)) or f"below {images}"
@@ -62,13 +65,7 @@ def read_chat(
             f"none of the {len(places):,} pictures in {', '.join(map(str, files.values()))} is in {where} "
             f"(looked for {next(iter(listed), 'none')}); put images.zip or its content beside the JSON"
         )
-    return assemble(
-        _found(captions, places),
-        root=unpack_to if archives else images,
-        kind=KIND,
-        missing=missing,
-        notes=notes,
-    )
+    return assemble(_found(captions, places), root=root, kind=KIND, missing=missing, notes=notes)
 
 
 def _found(captions: Mapping[tuple[str, str], list[str]], places: Mapping[str, str | None]) -> Iterator[Found]:

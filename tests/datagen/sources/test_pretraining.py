@@ -61,6 +61,12 @@ def test_pictures_that_are_unpacked_already(tmp_path: Path) -> None:
     source = read_source(folder, unpack_to=tmp_path / "u")
     assert [scene.image for scene in source.scenes] == ["images/00000/0.jpg", "images/00000/1.jpg"]
     assert (source.root, source.missing) == (folder, ("00001/2.jpg",))
+    # With all of them there the archive is not needed, though it stands beside them; else it is.
+    release(folder, ROWS[:2], MEMBERS)
+    assert read_source(folder, unpack_to=tmp_path / "u").root == folder
+    assert not (tmp_path / "u").exists()
+    (folder / "images" / "00000" / "1.jpg").unlink()
+    assert read_source(folder, unpack_to=tmp_path / "u").root == tmp_path / "u"
 
 
 @pytest.mark.parametrize(
