@@ -66,7 +66,8 @@ def assemble(
         if other is not one:
             kept, left = (one, other) if _is_test(split_of(one)) and not _is_test(split_of(other)) else (other, one)
             by_image[one.image] = kept
-            twice.append(Note("listed in two splits", one.image, f"kept in {split_of(kept)}, not {split_of(left)}"))
+            where = [split_of(listed) or "no split" for listed in (kept, left)]
+            twice.append(Note("listed in two splits", one.image, f"kept in {where[0]}, not {where[1]}"))
     held, rule = _held_out(by_image)
     scenes = tuple(
         Scene(

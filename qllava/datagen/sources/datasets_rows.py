@@ -202,8 +202,8 @@ def _earlier(mark: Path, data: Any) -> tuple[dict[int, str], dict[int, str]] | N
     if known.get("fingerprint") != data._fingerprint or known.get("rows") != len(data):
         return None
     left_out = {int(index): str(reason) for index, reason in known["left_out"].items()}
-    paths = Pictures(mark.parent).paths
-    files = {int(path.rsplit("/", 1)[-1].split(".")[0]): path for path in paths}
+    by_stem = {path.rsplit(".", 1)[0]: path for path in Pictures(mark.parent).paths}
+    files = {index: by_stem[stem] for index in range(len(data)) if (stem := _stem(index)) in by_stem}
     return (files, left_out) if files.keys() | left_out.keys() == set(range(len(data))) else None
 
 
@@ -223,12 +223,16 @@ def _write(rows: _Rows, mark: Path) -> tuple[dict[int, str], dict[int, str]]:
             if content is None or suffix is None:
                 left_out[index] = reason or "not a known kind of picture"
             else:
-                files[index] = f"{index // _PER_FOLDER:05d}/{index:09d}{suffix}"
+                files[index] = f"{_stem(index)}{suffix}"
                 _put(mark.parent / files[index], content)
             index += 1
     mark.parent.mkdir(parents=True, exist_ok=True)
     write_json(mark, {"fingerprint": rows.data._fingerprint, "rows": index, "left_out": left_out})
     return files, left_out
+
+
+def _stem(index: int) -> str:
+    return f"{index // _PER_FOLDER:05d}/{index:09d}"
 
 
 def _bytes(value: object) -> tuple[bytes | None, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qllava.datagen.json_records import first_json_record
+from qllava.datagen.json_records import LINE_SUFFIXES, first_json_record, json_records
 from qllava.datagen.sources.assembly import split_word
 from qllava.datagen.sources.captions import has_sidecars, read_bare, read_sidecars, read_tables
 from qllava.datagen.sources.coco import LAYOUT, read_coco, split_files
@@ -17,7 +17,7 @@ from qllava.datagen.sources.llava_context import is_context, read_context
 from qllava.datagen.sources.pictures import is_picture, listing
 from qllava.datagen.sources.pretraining import is_chat, read_chat
 from qllava.datagen.sources.scene import Note, Source
-from qllava.datagen.sources.tables import is_table, table_columns
+from qllava.datagen.sources.tables import TEXT_SUFFIXES, is_table, table_columns
 from qllava.errors import UsageError
 
 LOOKED_FOR = (
@@ -91,7 +91,7 @@ def _named(place: _Place, annotations: Path) -> _Kind:
         kind = _file(place, annotations)
         if kind is not None:
             return kind
-        if annotations.suffix.lower() in {".csv", ".tsv", ".txt", ".jsonl", ".ndjson"}:
+        if annotations.suffix.lower() in TEXT_SUFFIXES | LINE_SUFFIXES:
             raise UsageError(
                 f"--annotations {annotations} has no columns for a picture and its caption in its first line; "
                 "name them image and caption"
@@ -172,11 +172,17 @@ def _tables(images: Path, files: Sequence[str]) -> tuple[dict[str, list[Path]], 
 
 
 def _what(path: Path) -> str | None:
-    """The kind of a table file by its beginning: coco, context, chat, table, or None."""
-    if path.suffix.lower() in {".json", ".jsonl", ".ndjson"}:
-        record = first_json_record(path)
+    """The kind of a table file by its beginning: coco, context, chat, table, or None.
+
+    Raises:
+        DataError: a table or JSON lines that cannot be read; other JSON may be anything.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".json" or suffix in LINE_SUFFIXES:
+        is_lines = suffix in LINE_SUFFIXES
+        record = next((record for _, record in json_records(path)), None) if is_lines else first_json_record(path)
         if record is None:
-            return "coco" if path.suffix.lower() == ".json" and _is_coco(path) else None
+            return "coco" if not is_lines and _is_coco(path) else None
         if is_chat(record):
             return "chat"
         if is_context(record):

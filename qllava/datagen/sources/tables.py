@@ -55,7 +55,11 @@ def find_columns(names: Sequence[str]) -> Columns | None:
 
 
 def table_columns(path: Path) -> Columns | None:
-    """The columns of a caption table, by its first line or entry; None where it is no such table."""
+    """The columns of a caption table, by its first line or entry; None where it is no such table.
+
+    Raises:
+        DataError: a CSV or TSV that cannot be read.
+    """
     if path.suffix.lower() not in TEXT_SUFFIXES:
         record = first_json_record(path)
         return None if record is None else find_columns(list(record))
@@ -131,8 +135,12 @@ def _shape(path: Path) -> _Shape | None:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = list(islice(file, 1))
-    except (OSError, UnicodeDecodeError):
-        return None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        if path.suffix.lower() == ".txt":
+            return None  # any text may lie about; a table is meant to be read
+        raise DataError(f"{path} is not text in UTF-8; save it as UTF-8") from None
     for delimiter in _DELIMITERS if lines else "":
         try:
             _, cells = next(_rows(path, iter(lines), delimiter))

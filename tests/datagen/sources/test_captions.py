@@ -65,11 +65,13 @@ def test_missing_pictures_are_listed_once(touch: Touch, tmp_path: Path) -> None:
 
 
 def test_a_same_named_picture_of_another_folder_is_not_taken(touch: Touch, tmp_path: Path) -> None:
-    folder = touch("pictures", "train/a.jpg", "val/b.jpg", "x/c.jpg", "y/c.jpg")
-    (folder / "captions.csv").write_text("image,caption\nval/a.jpg,one\nval/b.jpg,two\ntrain/a.jpg,three\nc.jpg,?\n")
+    folder = touch("pictures", "train/a.jpg", "val/b.jpg", "x/c.jpg", "y/c.jpg", "d.jpg")
+    (folder / "captions.csv").write_text(
+        "image,caption\nval/a.jpg,one\nval/b.jpg,two\ntrain/a.jpg,three\nc.jpg,?\nval/d.jpg,?\n"
+    )
     source = read_source(folder, unpack_to=tmp_path / "u")
     assert captions(source) == {"train/a.jpg": ["three"], "val/b.jpg": ["two"]}
-    assert source.missing == ("c.jpg", "val/a.jpg")
+    assert source.missing == ("c.jpg", "val/a.jpg", "val/d.jpg")
     assert [scene.image for scene in source.scenes if scene.held_out] == ["val/b.jpg"]
     assert source.held_out_rule == "the pictures of val"
 
@@ -111,6 +113,25 @@ def test_broken_rows_are_one_clear_line(touch: Touch, tmp_path: Path, name: str,
         read_source(folder, unpack_to=tmp_path / "u")
     assert "\n" not in str(caught.value)
     assert str(folder / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.csv", "image,caption\na.jpg,caf\xe9\n".encode("latin-1"), r"c\.csv is not text in UTF-8; save it as UTF-8"),
+        ("c.tsv", "image\tcaption\na.jpg\tx\n".encode("utf-16"), r"c\.tsv is not text in UTF-8; save it as UTF-8"),
+        ("c.jsonl", b"not json\n", r"c\.jsonl, line 1 is not JSON"),
+    ],
+)
+def test_tables_that_cannot_be_read_are_not_passed_over(
+    touch: Touch, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    folder = touch("pictures", "a.jpg")
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_source(folder, unpack_to=tmp_path / "u")
+    (folder / name).rename(folder / "notes.md")
+    assert read_source(folder, unpack_to=tmp_path / "u").kind == "pictures only"
 
 
 def test_a_lone_quote_swallows_no_row(touch: Touch, tmp_path: Path) -> None:

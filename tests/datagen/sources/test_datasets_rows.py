@@ -71,6 +71,11 @@ def test_a_saved_folder_with_splits(tmp_path: Path) -> None:
     assert [scene.image for scene in other.scenes] == ["train/00000/000000000.jpg", "train/00000/000000001.png"]
     assert (out / other.scenes[0].image).read_bytes() == BLUE
     assert not (out / "train" / "00000" / "000000000.png").exists()
+    (out / "train" / "00000" / "mine.png").write_bytes(RED)
+    assert read_source(tmp_path / "other", unpack_to=out) == other
+    rows((GREEN, "x"), (RED, "y")).save_to_disk(tmp_path / "third")
+    third = read_source(tmp_path / "third", unpack_to=out)
+    assert (out / third.scenes[0].image).read_bytes() == GREEN
 
 
 def test_lists_of_captions_and_a_split_column(tmp_path: Path) -> None:

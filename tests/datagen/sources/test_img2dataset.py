@@ -110,10 +110,14 @@ def test_tars_are_unpacked_once(tmp_path: Path, write_tar: WriteTar) -> None:
     first.unlink()
     changed = out / "00000" / "000000001.jpg"
     changed.write_bytes(b"CHANGED!!")
+    cut = out / "00001" / "000000010.jpg"
+    cut.write_bytes(b"0000")
+    os.utime(cut, (1_700_000_000, 1_700_000_000))
     assert told(read_source(tmp_path / "cc3m", unpack_to=out)) == WANTED
     after = {name: (out / name).stat().st_ino for name in files}
-    assert {name for name in files if before[name] != after[name]} <= {files[0], files[1]}
+    assert {name for name in files if before[name] != after[name]} <= {files[0], files[1], "00001/000000010.jpg"}
     assert (first.read_bytes(), changed.read_bytes()) == (b"000000000", b"000000001")
+    assert cut.read_bytes() == b"000000010"
     assert told(read_source(tmp_path / "cc3m" / "00000.tar", unpack_to=out))[1] == ("00000/000000003",)
 
 
