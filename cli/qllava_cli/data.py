@@ -65,6 +65,35 @@ def show(
     note(f"{min(limit, len(table))} of {len(table)} samples; --limit shows more, --json gives ids and labels")
 
 
+@data_app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="Folder to write; a new one.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="IN...", help="Folders of `gen-data --shard i/n`.")],
+) -> None:
+    """Join the data folders of the shards of one run.
+
+    qllava data merge data data-1 data-2
+    """
+    from qllava.datagen.merge import merge as join  # noqa: PLC0415 - --help stays light
+
+    merged = join(out, folders)
+    counts = merged.counts
+    say("merged", f"{merged.folders} folders")
+    say("pictures", f"{counts['pictures']:,}", f"held out {counts['held_out_pictures']:,}")
+    say("captions", f"{counts['captions']:,}")
+    say("instructions", f"{counts['instructions']:,}", ", ".join(f"{k} {n:,}" for k, n in counts["by_kind"].items()))
+    say("rejected", f"{sum(counts['rejected'].values()):,}", f"listed in {out / 'rejected.jsonl'}")
+    say("missing pictures", f"{counts['missing_pictures']:,}")
+    if merged.repeated:
+        say("listed by several", f"{merged.repeated:,}", "rows about the whole source, kept once")
+    if not merged.images.is_dir():
+        note(f"the pictures are not here: {merged.images} is no folder; `image_root` in {out / 'card.json'} names it")
+    if merged.lacking:
+        note(f"not among them: shard {', '.join(merged.lacking)}")
+    say("written", f"{out}/", "align.json, instruct.json, heldout.jsonl, README.md, card.json")
+    note("next: qllava train --stage 1" + ("" if out == Path("data") else f" --data {out / 'align.json'}"))
+
+
 def _encoder(recipe: Recipe, stage: Stage) -> ChatEncoder:
     from qllava.data.chat_template import load_chat_template, stage_template  # noqa: PLC0415
     from qllava.data.encode import ChatEncoder  # noqa: PLC0415

@@ -287,7 +287,7 @@ def _absent(
     captions: Sequence[Caption],
 ) -> tuple[str, ...]:
     """Listed categories that have no box and no mention. A picture without any box may not have been labelled."""
-    if not boxes:
+    if not boxes or not scene.exhaustive:
         return ()
     words = Counter(token for caption in captions for token in caption.tokens)
     explained = {scene.categories[name] for name in boxes if name in scene.categories}
