@@ -36,7 +36,8 @@ _SURE_KINDS = frozenset(
 _DISJOINT = ({"man", "men"}, {"woman", "women"}, {"boy", "boys"}, {"girl", "girls"})
 _SEVERAL = frozenset(lexicon.words("several many multiple numerous various"))
 _BEING = frozenset({"in", "on", "at", "visible", "seen", "present"})
-_NOT_THERE = frozenset({"for", "of", "to", "like", "a", "an", "than", "into", "with"})
+_NOT_THERE = frozenset({"for", "of", "to", "than", "into", "onto"})
+_BESIDE = frozenset({"next", "close", "adjacent"})
 
 
 def statement_fault(clause: Clause, facts: Facts) -> Rejection | None:
@@ -129,11 +130,11 @@ def _invented(clause: Clause, facts: Facts) -> Rejection | None:
         phrase = clause.tokens[first : mention.start]
         before = clause.tokens[first - 1] if first > 0 else ""
         introduced = mention.fresh or (mention.number or 0) > 0 or bool(set(phrase) & _SEVERAL)
-        near = before != "to" and before in _NOT_THERE
+        beside = before == "to" and first > 1 and clause.tokens[first - 2] in _BESIDE
         is_subject = first == 0 and (introduced or phrase[:1] == ("the",)) and _is_or_acts(clause, mention.end)
         if is_subject and phrase[:1] == ("the",) and mention.category == "person":
             continue  # "the person who took the picture"
-        if is_subject or (opened and introduced and not near):
+        if is_subject or (opened and introduced and (beside or before not in _NOT_THERE)):
             return rejection(WRONG_OBJECT, clause, f"no caption and no box has a {mention.category}")
     return None
 
