@@ -14,7 +14,7 @@ BANDS = 8
 THRESHOLD = 0.8
 """Estimated share of common three-word runs from which two texts count as the same."""
 MOST_REMEMBERED = 300_000
-"""Texts, at 1.0 kB each (measured); beyond that the oldest are forgotten. The paper's data set has 100,000 long ones."""
+"""Texts, 1.0 kB each (measured); beyond that the oldest are forgotten. The paper's set has 100,000 long ones."""
 _RUN = 3
 
 
