@@ -12,6 +12,7 @@ from qllava.datagen import lexicon
 from qllava.datagen.captions import Mention
 from qllava.datagen.clauses import FRAME_TAIL, Clause, said_number
 from qllava.datagen.facts import Facts
+from qllava.datagen.grammar import counted, indefinite
 from qllava.datagen.lessons import Rejection
 from qllava.datagen.relation_checks import relation_fault
 
@@ -62,9 +63,9 @@ def _mentions(clause: Clause) -> Iterator[Mention]:
             yield mention
 
 
-def boxes_hold(count: int) -> str:
+def boxes_hold(count: int, category: str) -> str:
     """What the annotations say of a number."""
-    return f"the boxes hold {count}"
+    return f"the boxes hold {counted(count, category)}"
 
 
 def rejection(reason: str, clause: Clause, why: str) -> Rejection:
@@ -82,10 +83,10 @@ def _too_many(clause: Clause, facts: Facts) -> Rejection | None:
         if count is None or before in {"for", "between", "other", "more", "another", "least", "of", "by"}:
             continue
         if mention.number is not None and mention.number > count and mention.plural:
-            return rejection(WRONG_COUNT, clause, f"{boxes_hold(count)} of {mention.category}")
+            return rejection(WRONG_COUNT, clause, boxes_hold(count, mention.category))
         amount = set(clause.tokens[max(0, first) : mention.start])
         if count == 1 and mention.plural and amount & _SEVERAL:
-            return rejection(WRONG_COUNT, clause, f"{boxes_hold(count)} of {mention.category}")
+            return rejection(WRONG_COUNT, clause, boxes_hold(count, mention.category))
         group = next((at for at, names in enumerate(_DISJOINT) if clause.tokens[mention.end - 1] in names), None)
         if group is not None and not mention.another:
             number = mention.number or (1 if mention.fresh else 0)
@@ -93,7 +94,7 @@ def _too_many(clause: Clause, facts: Facts) -> Rejection | None:
             groups[group] = max(groups.get(group, 0), number)
     for category, groups in sums.items():
         if sum(groups.values()) > facts.counts[category]:
-            return rejection(WRONG_COUNT, clause, f"{boxes_hold(facts.counts[category])} of {category}")
+            return rejection(WRONG_COUNT, clause, boxes_hold(facts.counts[category], category))
     return None
 
 
@@ -115,7 +116,7 @@ def _too_few(clause: Clause, facts: Facts) -> Rejection | None:
             continue
         number = said_number(clause.tokens[opened])
         if number is not None and 0 < number < count and clause.of_the_frame(mention.end):
-            return rejection(WRONG_COUNT, clause, f"{boxes_hold(count)} of {mention.category}")
+            return rejection(WRONG_COUNT, clause, boxes_hold(count, mention.category))
     return None
 
 
@@ -135,7 +136,7 @@ def _invented(clause: Clause, facts: Facts) -> Rejection | None:
         if is_subject and phrase[:1] == ("the",) and mention.category == "person":
             continue  # "the person who took the picture"
         if is_subject or (opened and introduced and (beside or before not in _NOT_THERE)):
-            return rejection(WRONG_OBJECT, clause, f"no caption and no box has a {mention.category}")
+            return rejection(WRONG_OBJECT, clause, f"no caption and no box has {indefinite(mention.category)}")
     return None
 
 
@@ -175,5 +176,5 @@ def _denied(clause: Clause, facts: Facts) -> Rejection | None:
         said_no = opened > 0 and mention.start == opened + 1 and clause.tokens[opened] == "no"
         bare = said_no and mention.sense == "same" and clause.of_the_frame(mention.end)
         if bare and mention.category in facts.present:
-            return rejection(WRONG_OBJECT, clause, f"a box has a {mention.category}")
+            return rejection(WRONG_OBJECT, clause, f"a box has {indefinite(mention.category)}")
     return None

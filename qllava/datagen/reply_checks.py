@@ -15,6 +15,7 @@ from qllava.datagen.fact_checks import (
     surely_names,
 )
 from qllava.datagen.facts import Facts
+from qllava.datagen.grammar import indefinite
 from qllava.datagen.lessons import Rejection
 from qllava.datagen.relation_checks import relation_fault
 
@@ -68,7 +69,7 @@ def _wrong_number(first: Clause, mention: Mention, facts: Facts) -> Rejection | 
     closed = end >= len(first.tokens) or not first.tokens[end][:1].isalnum() or first.of_the_frame(end)
     more = number > count and (closed or named is not None)
     fewer = number < count and mention.sense == "same" and closed and not others and len(again) <= 1
-    return rejection(WRONG_COUNT, first, f"{boxes_hold(count)} of {mention.category}") if more or fewer else None
+    return rejection(WRONG_COUNT, first, boxes_hold(count, mention.category)) if more or fewer else None
 
 
 def _wrong_presence(ask: Clause, first: Clause, mention: Mention, facts: Facts) -> Rejection | None:
@@ -78,9 +79,9 @@ def _wrong_presence(ask: Clause, first: Clause, mention: Mention, facts: Facts) 
     bare = set(ask.tokens[2 : mention.start]) <= {"see", "a", "an", "any", "the"}
     absent = mention.category in set(facts.absent) - NOT_SURELY_ABSENT and surely_names(ask, mention)
     if yes and absent:
-        return rejection(WRONG_OBJECT, ask, f"answered yes; no caption and no box has a {mention.category}")
+        return rejection(WRONG_OBJECT, ask, f"answered yes; no caption and no box has {indefinite(mention.category)}")
     if no and bare and mention.sense == "same" and mention.category in facts.present:
-        return rejection(WRONG_OBJECT, ask, f"answered no; a box has a {mention.category}")
+        return rejection(WRONG_OBJECT, ask, f"answered no; a box has {indefinite(mention.category)}")
     return None
 
 

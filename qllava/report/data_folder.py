@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from typing import IO, Any
 
 from qllava.errors import DataError, UsageError
 
-_FILES = ("instruct.json", "rejected.jsonl", "responses.jsonl")
+_SAMPLES, _REJECTED, _RESPONSES = _FILES = ("instruct.json", "rejected.jsonl", "responses.jsonl")
 _PLACEHOLDER = "<image>"
 
 
@@ -59,25 +60,33 @@ class DataFolder:
         card = _card(folder)
         self.teacher = str(card.get("teacher", "unknown"))
         self.image_root = (folder / str(card.get("image_root", "."))).resolve()
-        if not (folder / _FILES[0]).is_file():
-            raise UsageError(f"{folder} has no {_FILES[0]}; name a folder that `qllava gen-data` wrote")
-        self._tables = [_Table(folder / name) for name in _FILES if (folder / name).is_file()]
+        if not (folder / _SAMPLES).is_file():
+            raise UsageError(f"{folder} has no {_SAMPLES}; name a folder that `qllava gen-data` wrote")
         self._places: dict[str, list[tuple[int, int]]] = {}
         self.elsewhere = 0
+        with ExitStack() as stack:
+            self._tables = [
+                stack.enter_context(closing(_Table(folder / name))) for name in _FILES if (folder / name).is_file()
+            ]
+            shown = self._find()
+            self._open = stack.pop_all()
+        self.images = [image for image in self._places if image in shown]
+
+    def _find(self) -> set[str]:
+        """Note the places of all entries; returns the pictures that have a sample or a rejection."""
         shown: set[str] = set()
         for number, table in enumerate(self._tables):
             for place, row in table.rows():
                 image = row.get("image")
-                source = table.path.name == _FILES[2]
                 if not isinstance(image, str):
-                    self.elsewhere += table.path.name == _FILES[1]
-                    if table.path.name != _FILES[0]:
+                    self.elsewhere += table.path.name == _REJECTED
+                    if table.path.name != _SAMPLES:
                         continue
                     image = ""
                 self._places.setdefault(image, []).append((number, place))
-                if not source:
+                if table.path.name != _RESPONSES:
                     shown.add(image)
-        self.images = [image for image in self._places if image in shown]
+        return shown
 
     def __enter__(self) -> DataFolder:
         return self
@@ -85,8 +94,7 @@ class DataFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for table in self._tables:
-            table.close()
+        self._open.close()
 
     def picture(self, image: str) -> PictureRecord:
         """All that the files hold about one of `images`."""
@@ -98,9 +106,9 @@ class DataFolder:
             row = table.row(place)
             captions = captions or _captions(row)
             boxes = boxes or _boxes(row)
-            if table.path.name == _FILES[0]:
+            if table.path.name == _SAMPLES:
                 samples.append(_kept(row))
-            elif table.path.name == _FILES[1]:
+            elif table.path.name == _REJECTED:
                 samples.append(_rejected(row))
         return PictureRecord(image, captions, boxes, tuple(samples))
 
@@ -110,10 +118,9 @@ class _Table:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        by_line = path.suffix != ".json" or _has_lines(path)
+        self._loaded: list[dict[str, Any]] | None = None if by_line else self._load()
         self._file: IO[bytes] = path.open("rb")
-        self._loaded: list[dict[str, Any]] | None = None
-        if path.suffix == ".json" and not self._has_lines():
-            self._loaded = self._load()
 
     def close(self) -> None:
         """Close the file."""
@@ -138,11 +145,6 @@ class _Table:
         self._file.seek(place)
         return self._parse(self._file.readline(), 0)
 
-    def _has_lines(self) -> bool:
-        first = self._file.readline().strip()
-        second = self._file.readline().strip().rstrip(b",")
-        return first in {b"[", b"[]"} and (not second or second == b"]" or _parses(second))
-
     def _load(self) -> list[dict[str, Any]]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
@@ -162,6 +164,13 @@ class _Table:
         if not isinstance(row, dict):
             raise DataError(f"{self.path}, line {number}: {str(row)[:40]!r} is not an object")
         return row
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether a JSON list has its entries a line each."""
+    with path.open("rb") as file:
+        first, second = file.readline().strip(), file.readline().strip().rstrip(b",")
+    return first in {b"[", b"[]"} and (second in {b"", b"]"} or _parses(second))
 
 
 def _parses(line: bytes) -> bool:

@@ -78,9 +78,9 @@ def test_details_name_the_words_and_the_truth() -> None:
     _, (count, after) = Checker(seed=1).check(
         SCENES["park"], FACTS["park"], "conversation", [Turn(*WRONG), Turn(*FIRST)]
     )
-    assert count == Rejection("contradicts the boxes: count", "'Four dogs.': the boxes hold 1 of dog")
+    assert count == Rejection("contradicts the boxes: count", "'Four dogs.': the boxes hold one dog")
     assert after == Rejection(
-        "after a rejected turn", "contradicts the boxes: count: 'Four dogs.': the boxes hold 1 of dog"
+        "after a rejected turn", "contradicts the boxes: count: 'Four dogs.': the boxes hold one dog"
     )
 
 

@@ -175,8 +175,9 @@ function figure(record) {
 
 function box([category, x1, y1, x2, y2, crowd]) {
   const drawn = element("div", crowd ? "box crowd" : "box");
-  let hue = 0;
-  for (const letter of category) hue = (hue * 31 + letter.codePointAt(0)) % 360;
+  let hash = 0;
+  for (const letter of category) hash = (hash * 31 + letter.codePointAt(0)) % 9973;
+  const hue = (hash * 137.5) % 360; // the golden angle: near hashes, far colours
   drawn.style.setProperty("--hue", String(hue));
   const percent = (value) => `${value * 100}%`;
   Object.assign(drawn.style, { left: percent(x1), top: percent(y1), width: percent(x2 - x1), height: percent(y2 - y1) });
