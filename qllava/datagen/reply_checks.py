@@ -26,6 +26,7 @@ _ANSWER_START = frozenset(
     )
 )
 _QUESTION_TAIL = FRAME_TAIL | frozenset(lexicon.words("are is do does could exactly appear ? it we"))
+_COLOR_QUESTION = frozenset({"is", "the", "this", "of", "color", "colour"})
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
@@ -45,7 +46,9 @@ def reply_fault(question: str, answer: str, facts: Facts, reader: CaptionReader)
                 fault = _wrong_number(first, mention, facts)
             case ("is" | "are", "there", *_) | (_, "you", "see", *_):
                 fault = _wrong_presence(ask, first, mention, facts)
-            case ("what" | "which", "color" | "colour", *_) if len(told) == 1:
+            case ("what" | "which", "color" | "colour", *_) | ("what", "is", "the", "color" | "colour", "of", *_) if (
+                len(told) == 1
+            ):
                 fault = _wrong_color(ask, first, mention, facts)
     return fault
 
@@ -87,7 +90,7 @@ def _wrong_presence(ask: Clause, first: Clause, mention: Mention, facts: Facts) 
 
 def _wrong_color(ask: Clause, first: Clause, mention: Mention, facts: Facts) -> Rejection | None:
     color = facts.colors.get(mention.category)
-    whole = ask.tokens[2 : mention.start] in {("is", "the"), ("is", "this"), ()} and _asks_the_frame(ask, mention.end)
+    whole = set(ask.tokens[1 : mention.start]) <= _COLOR_QUESTION and _asks_the_frame(ask, mention.end)
     if color is None or not first.plain or mention.plural or not whole:
         return None
     said = {lexicon.COLORS[token] for token in first.tokens if token in lexicon.COLORS}
