@@ -101,7 +101,8 @@ def extract_facts(scene: Scene, reader: CaptionReader) -> Facts:
     misplaced = {name for name, box in unique.items() if is_misplaced(box, mentions.get(name, ()))}
     placed = {name: box for name, box in unique.items() if name not in misplaced}
     denied_pairs = stated_otherwise(captions, placed)
-    placed_pairs = {(*pair, axis) for axis in (0, 1) for pair in _ordered(placed, axis, set())}
+    single = {name: found[0] for name, found in boxes.items() if len(found) == 1 and name not in uncountable}
+    ordered = {(*pair, axis) for axis in (0, 1) for pair in _ordered(single, axis, set())}
     return Facts(
         counts=counts,
         unique=unique,
@@ -117,7 +118,7 @@ def extract_facts(scene: Scene, reader: CaptionReader) -> Facts:
         present=present,
         absent=_absent(scene, boxes, mentions, captions),
         doubts=doubts,
-        agreeing=agreeing_captions(captions, boxes, uncountable, set(unique), placed_pairs),
+        agreeing=agreeing_captions(captions, boxes, uncountable, set(unique), ordered),
     )
 
 

@@ -85,11 +85,11 @@ class Case(NamedTuple):
     reason: str | None
 
 
-def _cases(reason: str | None, kind: Kind, *rows: tuple[str, str, str]) -> list[Case]:
+def cases(reason: str | None, kind: Kind, *rows: tuple[str, str, str]) -> list[Case]:
     return [Case(where, kind, question, answer, reason) for where, question, answer in rows]
 
 
-REFUSALS = _cases(
+REFUSALS = cases(
     "refusal",
     "conversation",
     ("park", "What is the dog doing?", "I'm sorry, but I can't tell what the dog is doing."),
@@ -105,7 +105,7 @@ REFUSALS = _cases(
     ("kitchen", "Where is the cat?", "I'm just a language model, so I can only guess."),
     ("station", "Who is there?", "I cannot assist with identifying people."),
 )
-LEFT_OVERS = _cases(
+LEFT_OVERS = cases(
     "broken format",
     "conversation",
     ("park", "What is on the grass?", "A dog.\nQuestion:\nWhat color is it?"),
@@ -124,14 +124,14 @@ LEFT_OVERS = _cases(
     ("park", "What is on the grass?", "```\nA dog.\n```"),
     ("park", "What is on the grass?", "A dog.<end_of_turn>"),
 )
-SWAPPED = _cases(
+SWAPPED = cases(
     "roles swapped",
     "conversation",
     ("park", "There is a dog on the grass.", "What is on the grass?"),
     ("street", "The two men are riding bicycles.", "What are the two men doing?"),
     ("kitchen", "It is white.", "What color is the cat?"),
 )
-SOURCES = _cases(
+SOURCES = cases(
     "speaks of captions or boxes",
     "conversation",
     ("park", "What is the dog doing?", "According to the captions, it is lying on the grass."),
@@ -150,7 +150,7 @@ SOURCES = _cases(
     ("savanna", "How many zebras are there?", "The object annotations list three."),
     ("savanna", "How many zebras are there?", "There are three zebras in the given image description."),
 )
-COORDINATES = _cases(
+COORDINATES = cases(
     "coordinates in prose",
     "conversation",
     ("park", "Where is the dog?", "The dog is at [0.100, 0.500, 0.350, 0.900]."),
@@ -161,16 +161,16 @@ COORDINATES = _cases(
     ("kitchen", "Where is the oven?", "It covers [384, 200, 576, 430]."),
 )
 SHAPES = [
-    *_cases("malformed", "detail", ("park", "Describe the picture.", "A dog.")),
-    *_cases("malformed", "reasoning", ("park", "Why does the dog lie down?", "It is tired.")),
-    *_cases("malformed", "conversation", ("park", "The dog is lying on the grass.", "That is a calm dog.")),
-    *_cases(
+    *cases("malformed", "detail", ("park", "Describe the picture.", "A dog.")),
+    *cases("malformed", "reasoning", ("park", "Why does the dog lie down?", "It is tired.")),
+    *cases("malformed", "conversation", ("park", "The dog is lying on the grass.", "That is a calm dog.")),
+    *cases(
         "malformed", "reasoning", ("park", "The dog " + "and the frisbee " * 40 + "why?", "They play together. " * 2)
     ),
-    *_cases(
+    *cases(
         "empty", "conversation", ("park", "What is there?", "  "), ("park", "?", "A dog."), ("park", "What?", "...")
     ),
-    *_cases(
+    *cases(
         "repeats itself",
         "detail",
         ("park", "Describe the picture.", "The dog lies on the grass. " * 4),
@@ -182,14 +182,14 @@ SHAPES = [
         * 1
         + ("What is the dog doing on the grass next to the frisbee in this park?",),
     ),
-    *_cases(
+    *cases(
         "cut off",
         "detail",
         ("park", "Describe the picture.", "A brown dog is lying on the grass of a park, and next to it there is the"),
         ("park", "Describe the picture.", "A brown dog lies on the grass. A red frisbee lies near it, in the park,"),
     ),
 ]
-COUNTS = _cases(
+COUNTS = cases(
     "count",
     "conversation",
     ("savanna", "What animals are there?", "There are four zebras and a giraffe."),
@@ -211,7 +211,7 @@ COUNTS = _cases(
     ("kitchen", "What is on the chair?", "Two kittens are sitting on the chair."),
     ("park", "Who plays?", "Two dogs are lying on the grass, and a frisbee is next to them."),
 )
-OBJECTS = _cases(
+OBJECTS = cases(
     "object",
     "conversation",
     ("park", "What is in the park?", "There is a dog, a frisbee and a horse."),
@@ -230,7 +230,7 @@ OBJECTS = _cases(
     ("savanna", "Are there any elephants?", "Yes, there are two elephants in the background."),
     ("savanna", "What is in the field?", "The picture shows three zebras, a giraffe and an elephant."),
 )
-COLORS = _cases(
+COLORS = cases(
     "color",
     "conversation",
     ("park", "What color is the frisbee?", "Blue."),
@@ -243,7 +243,7 @@ COLORS = _cases(
     ("kitchen", "What color is the cat?", "The cat is black."),
     ("kitchen", "Who sits on the chair?", "An orange cat is sitting on the chair."),
 )
-RELATIONS = _cases(
+RELATIONS = cases(
     "relation",
     "conversation",
     ("park", "Where is the dog?", "The dog is to the right of the frisbee."),
@@ -261,19 +261,19 @@ RELATIONS = _cases(
     ("kitchen", "Where is the oven?", "On the left side of the image, there is an oven."),
 )
 MISSED = [
-    *_cases("count", "conversation", ("savanna", "What are the zebras doing?", "Both zebras are eating grass.")),
-    *_cases("count", "conversation", ("savanna", "How many zebras are there?", "A couple of them.")),
-    *_cases("object", "conversation", ("park", "Who threw the frisbee?", "The boy in the blue shirt threw it.")),
-    *_cases("object", "conversation", ("kitchen", "What is on the floor?", "Next to the chair sits a small dog.")),
-    *_cases("object", "conversation", ("street", "What is special?", "The street has cars parked along it.")),
-    *_cases("color", "conversation", ("kitchen", "What does the cat look like?", "It has thick, black fur.")),
-    *_cases("relation", "conversation", ("park", "Where is the dog?", "The frisbee has the dog on its right.")),
-    *_cases("speaks", "conversation", ("park", "What is it?", "The text tells us that it is a dog.")),
+    *cases("count", "conversation", ("savanna", "What are the zebras doing?", "Both zebras are eating grass.")),
+    *cases("count", "conversation", ("savanna", "How many zebras are there?", "A couple of them.")),
+    *cases("object", "conversation", ("park", "Who threw the frisbee?", "The boy in the blue shirt threw it.")),
+    *cases("object", "conversation", ("kitchen", "What is on the floor?", "Next to the chair sits a small dog.")),
+    *cases("object", "conversation", ("street", "What is special?", "The street has cars parked along it.")),
+    *cases("color", "conversation", ("kitchen", "What does the cat look like?", "It has thick, black fur.")),
+    *cases("relation", "conversation", ("park", "Where is the dog?", "The frisbee has the dog on its right.")),
+    *cases("speaks", "conversation", ("park", "What is it?", "The text tells us that it is a dog.")),
 ]
 BAD = [*REFUSALS, *LEFT_OVERS, *SWAPPED, *SOURCES, *COORDINATES, *SHAPES, *COUNTS, *OBJECTS, *COLORS, *RELATIONS]
 
 GOOD = [
-    *_cases(
+    *cases(
         None,
         "conversation",
         ("park", "What is the dog doing?", "It is lying on the grass."),
@@ -381,7 +381,7 @@ GOOD = [
         ("unlabelled", "What is in the picture?", "There is a red car to the left of a tree, with two men inside."),
         ("unlabelled", "Can you describe the sign?", "The sign says: sorry, we are closed."),
     ),
-    *_cases(
+    *cases(
         None,
         "detail",
         (
@@ -409,7 +409,7 @@ GOOD = [
             "1. The cat looks calm.\n2. The kitchen looks tidy",
         ),
     ),
-    *_cases(
+    *cases(
         None,
         "reasoning",
         (

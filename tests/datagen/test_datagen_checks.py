@@ -14,6 +14,7 @@ from qllava.datagen.facts import Facts, extract_facts
 from qllava.datagen.lessons import Kind
 from qllava.datagen.near_duplicates import NearDuplicates
 from tests.datagen.check_cases import BAD, CATEGORIES, GOOD, MISSED, SCENES, Case
+from tests.datagen.check_cases_unseen import RIGHT, WRONG
 
 READER = CaptionReader(CATEGORIES)
 FACTS: dict[str, Facts] = {name: extract_facts(scene, READER) for name, scene in SCENES.items()}
@@ -43,14 +44,22 @@ def test_right_answers_are_kept(case: Case) -> None:
     assert verdict(case) == []
 
 
+def measured(wrong: list[Case], right: list[Case]) -> tuple[int, int]:
+    """(wrong ones caught, right ones rejected)."""
+    return sum(bool(verdict(case)) for case in wrong), sum(bool(verdict(case)) for case in right)
+
+
 def test_precision_and_recall_over_all_cases() -> None:
     """Misses are counted too: what a check cannot read for certain passes."""
-    wrong, right = [*BAD, *MISSED], GOOD
-    assert len(wrong) + len(right) >= 120
-    caught = sum(bool(verdict(case)) for case in wrong)
-    false_alarms = sum(bool(verdict(case)) for case in right)
-    assert caught / (caught + false_alarms) == 1.0
-    assert 0.9 <= caught / len(wrong) < 1.0
+    assert len(BAD) + len(MISSED) + len(GOOD) >= 120
+    assert measured([*BAD, *MISSED], GOOD) == (len(BAD), 0)
+    assert len(BAD) / len([*BAD, *MISSED]) > 0.9
+
+
+def test_precision_and_recall_over_cases_written_after_the_checks() -> None:
+    """22 of 24 caught (a bench is seldom labelled; dark brown may be called black), none of 30 rejected wrongly."""
+    assert measured(WRONG, RIGHT) == (22, 0)
+    assert (len(WRONG), len(RIGHT)) == (24, 30)
 
 
 def check(checker: Checker, turns: Sequence[tuple[str, str]], scene: str = "park", kind: Kind = "conversation") -> str:
@@ -62,12 +71,12 @@ def check(checker: Checker, turns: Sequence[tuple[str, str]], scene: str = "park
 
 FIRST = ("What is the dog doing?", "It is lying on the grass.")
 SECOND = ("What color is the frisbee?", "Red.")
-WRONG = ("How many dogs are there?", "Four dogs.")
+FALSE_COUNT = ("How many dogs are there?", "Four dogs.")
 
 
 def test_a_conversation_is_cut_at_its_first_bad_turn() -> None:
     checker = Checker(seed=1)
-    assert check(checker, [FIRST, WRONG, SECOND, FIRST]) == (
+    assert check(checker, [FIRST, FALSE_COUNT, SECOND, FIRST]) == (
         "1 kept; contradicts the boxes: count, after a rejected turn, after a rejected turn"
     )
     assert check(Checker(seed=1), [FIRST, SECOND]) == "2 kept; "
@@ -76,7 +85,7 @@ def test_a_conversation_is_cut_at_its_first_bad_turn() -> None:
 
 def test_details_name_the_words_and_the_truth() -> None:
     _, (count, after) = Checker(seed=1).check(
-        SCENES["park"], FACTS["park"], "conversation", [Turn(*WRONG), Turn(*FIRST)]
+        SCENES["park"], FACTS["park"], "conversation", [Turn(*FALSE_COUNT), Turn(*FIRST)]
     )
     assert count == Rejection("contradicts the boxes: count", "'Four dogs.': the boxes hold one dog")
     assert after == Rejection(
