@@ -142,6 +142,8 @@ def test_thirds_with_a_margin(x: float, across: str | None) -> None:
 def test_no_place_for_what_fills_the_frame_or_where_a_caption_puts_it_elsewhere() -> None:
     assert facts([], at("dog", 0.45, 0.5, 0.8)).across == {}
     assert facts(["a dog on the right"], at("dog", 0.1)).across == {}
+    assert facts(["a dog is sitting on the right"], at("dog", 0.1)).across == {}
+    assert facts(["a dog lies on the right"], at("dog", 0.1)).agreeing == ()
     assert facts(["a dog on the left of a cat"], at("dog", 0.8)).across == {"dog": "right"}
     assert facts(["a dog on the left of the picture"], at("dog", 0.8)).across == {}
 
@@ -193,6 +195,29 @@ def test_no_absence_in_a_picture_that_may_not_be_labelled() -> None:
 def test_actions_as_captions_say_them() -> None:
     assert facts(["a dog is sitting on a mat"], at("dog")).actions == {"dog": "sitting"}
     assert facts(["a dog sitting", "a dog standing"], at("dog")).actions == {}
+
+
+@pytest.mark.parametrize(
+    ("captions", "repeated"),
+    [
+        (["a red dog", "a dog"], 2),
+        (["a red dog", "a blue dog"], 0),
+        (["a red dog", "an orange dog"], 2),  # one colour, two names
+        (["a red and white dog", "a red dog"], 2),
+        (["a dog sitting", "a dog standing"], 0),
+        (["a dog sitting", "a dog smiling"], 2),
+        (["a dog to the left of a cat"], 1),
+        (["a dog to the right of a cat"], 0),
+    ],
+)
+def test_a_caption_that_another_or_the_boxes_deny_is_not_repeated(captions: list[str], repeated: int) -> None:
+    found = facts(captions, at("dog", 0.2), at("cat", 0.8))
+    assert len(found.agreeing) == repeated
+
+
+def test_several_on_one_side_need_one_there() -> None:
+    assert facts(["two dogs on the right"], at("dog", 0.1), at("dog", 0.3)).agreeing == ()
+    assert facts(["two dogs on the right"], at("dog", 0.1), at("dog", 0.8)).agreeing == ("two dogs on the right",)
 
 
 def test_a_caption_that_the_boxes_deny_is_not_repeated() -> None:
