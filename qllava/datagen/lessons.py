@@ -22,3 +22,11 @@ class Lesson:
     question: str
     answer: str
     accepted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One question and its answer inside a conversation that a language model wrote."""
+
+    question: str
+    answer: str
