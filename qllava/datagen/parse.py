@@ -48,7 +48,7 @@ def parse_answer(text: str, kind: Kind, *, cut_off: bool) -> Parsed:
         Turns, or why there are none: `empty answer`, `broken format`, `roles swapped`, `cut off`,
         `holds <image>`. A conversation keeps the turns before its first bad one.
     """
-    body = _THOUGHT.sub("", text).strip()
+    body = _THOUGHT.sub("", text.replace("\r\n", "\n")).strip()
     if fence := _FENCE.match(body):
         body = fence["inside"].strip()
     if not body:

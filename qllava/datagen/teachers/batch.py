@@ -102,6 +102,7 @@ class _Batches:
         self._out = out
         self._state: State = load_state(out)
         self._reasons: dict[str, str] = {}
+        self._rounds = 0
 
     async def work(self) -> None:
         """Collect what is open, submit what is missing, until nothing is."""
@@ -122,9 +123,10 @@ class _Batches:
         lines: list[bytes] = []
         size, bound, submitted = 0, 0.0, False
         dialect = self._teacher.dialect
-        self.asked.found = self.asked.found or len(self._journal)
+        self._rounds += 1
         for request in self._requests():
             if request.key in self._journal:
+                self.asked.found += self._rounds == 1
                 continue
             if self._state.attempts.get(request.key, 0) > self._policy.retries:
                 self.asked.failed[request.key] = self._reasons.get(request.key, "no answer in any batch")

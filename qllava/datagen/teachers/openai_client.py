@@ -170,7 +170,8 @@ class Teacher:
     def meaning(self, error: APIStatusError) -> TryAgainError | RefusedError | TeacherError:
         """What a status other than 200 means for the run."""
         status, where = error.status_code, self._endpoint.name
-        said = " ".join(self.redacted(error.message).split())[:_LONGEST_MESSAGE]
+        own = error.body.get("message") if isinstance(error.body, dict) else None  # the client adds words to it
+        said = " ".join(self.redacted(own if isinstance(own, str) else error.message).split())[:_LONGEST_MESSAGE]
         if status in (401, 403):
             return TeacherError(f"{where} refuses the key ({status}: {said}); check OPENAI_API_KEY")
         if status == 404:
