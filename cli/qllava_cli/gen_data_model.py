@@ -29,7 +29,7 @@ def with_model(job: ModelJob, *, why: str, dry_run: bool, yes: bool) -> None:
     run = ModelRun(job)
     say("teacher", job.teacher, f"{why}; {run.endpoint.name}", "--teacher")
     say("model", run.model, "as asked" if job.model else "pinned; sees, and is cheap", "--model")
-    say("asked with", "the picture, captions and boxes" if job.see else job.context, flag="--see, --context")
+    say("asked with", f"the picture, {job.context}" if job.see else job.context, flag="--see, --context")
     estimate = run.estimate()
     _say_estimate(run, estimate)
     if dry_run:

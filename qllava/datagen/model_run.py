@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from qllava.datagen.answer_format import AnswerFormat
 from qllava.datagen.asking import Asked, Policy, Stop, View, ask_all
@@ -118,7 +117,8 @@ class ModelRun:
         if job.model is None and not self.endpoint.official:
             raise UsageError(f"--base-url {self.endpoint.name} needs --model NAME, as that server calls it")
         self.model = job.model or DEFAULT_MODEL
-        self.price: Price | None = price_of(self.model, load_prices(job.prices))
+        self._prices = load_prices(job.prices)
+        self.price: Price | None = price_of(self.model, self._prices)
         if self.price is None and job.max_cost is not None:
             raise UsageError(
                 f"--max-cost {job.max_cost:g} cannot be kept: {self.model} has no known price; "
@@ -206,7 +206,7 @@ class ModelRun:
                 self.price,
                 max_cost=job.max_cost,
                 max_requests=job.max_requests,
-                spent=self._cost(journal.paid) or 0.0,
+                spent=self._known_cost(journal.paid),
                 batch=self.batched,
             )
             try:
@@ -295,12 +295,15 @@ class ModelRun:
             )
         return report
 
+    def _known_cost(self, paid: Mapping[tuple[str, str], Usage]) -> float:
+        """USD for those answers whose model has a known price."""
+        return sum(self._cost({who: usage}) or 0.0 for who, usage in paid.items())
+
     def _cost(self, paid: Mapping[tuple[str, str], Usage]) -> float | None:
         """USD for answers by (teacher, model); None where one of the models has no known price."""
-        prices: dict[str, Any] = load_prices(self.job.prices)
         total = 0.0
         for (teacher, model), usage in paid.items():
-            price = price_of(model, prices)
+            price = price_of(model, self._prices)
             if price is None:
                 return None
             total += price.cost(usage, batch=teacher == "openai-batch")

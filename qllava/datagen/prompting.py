@@ -78,6 +78,7 @@ class RequestBuilder:
             at: sum(len(message["content"]) for message in opening) for at, opening in self._openings.items()
         }
         self._form = form
+        self._hashed: tuple[Path, str] | None = None
 
     @property
     def prompt_hashes(self) -> dict[Kind, str]:
@@ -97,11 +98,17 @@ class RequestBuilder:
         digest = self._hashes[kind].copy()
         digest.update(context.encode())
         if file is not None:
+            digest.update(f"\0{self._file_hash(file)}".encode())
+        return Request(digest.hexdigest()[:32], scene.id, scene.image, kind, context, file)
+
+    def _file_hash(self, file: Path) -> str:
+        """sha256 of a picture's file; kept for the other kinds of the same picture, which come next."""
+        if self._hashed is None or self._hashed[0] != file:
             try:
-                digest.update(f"\0{sha256(file)}".encode())
+                self._hashed = (file, sha256(file))
             except OSError as error:
                 raise DataError(f"image {file} cannot be read ({error.strerror}); replace it or leave it out") from None
-        return Request(digest.hexdigest()[:32], scene.id, scene.image, kind, context, file)
+        return self._hashed[1]
 
     def parameters(self, request: Request, dialect: Dialect, picture: str | None) -> dict[str, Any]:
         """The body of one Chat Completions request; `picture` is its data URL."""

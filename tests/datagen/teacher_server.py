@@ -97,6 +97,8 @@ class Handler(BaseHTTPRequestHandler):
             server.seen[key] = attempt = server.seen.get(key, 0) + 1
             server.now += 1
             server.most = max(server.most, server.now)
+        if plan.get("log_arrivals"):
+            server.write(key=key, outcome="arrived")
         try:
             time.sleep(plan.get("delay", 0.0))
             complaint = complaint_of(body, plan)

@@ -323,6 +323,28 @@ def test_settings_that_cannot_work(
     assert not wanted.out.exists()
 
 
+def test_without_annotations_and_without_seeing_nothing_is_asked(tmp_path: Path, server: TeacherServer) -> None:
+    from tests.datagen.conftest import coco_split
+
+    coco_split(tmp_path / "bare", "train", [([], [])] * 4)
+    wanted = job(tmp_path, server.start(), images=tmp_path / "bare")
+    with pytest.raises(UsageError, match="knows a picture from nothing else; add --see"):
+        ModelRun(wanted)
+    assert ModelRun(replace(wanted, see=True)).estimate().requests > 0
+    # With something known about one picture alone, the others are listed.
+    coco_split(tmp_path / "some", "train", [(["a dog"], []), ([], []), ([], []), ([], [])])
+    wanted = replace(wanted, images=tmp_path / "some", kinds=("detail",))
+    if any(scene.captions for scene in ModelRun(wanted).train):
+        run(wanted)
+        assert accounted(wanted.out) == wanted_samples(wanted)
+        assert "nothing known about the picture" in (wanted.out / "rejected.jsonl").read_text()
+
+
+def test_a_long_pause_ends_the_run(tmp_path: Path, server: TeacherServer) -> None:
+    result, _ = run(job(tmp_path, server.start(always="429", retry_after=7200)))
+    assert "asks to wait 7,200 seconds (slow down); repeat the command then" in str(result.asked.error)
+
+
 def test_folders_of_the_other_sort_of_teacher_are_left_alone(tmp_path: Path, server: TeacherServer) -> None:
     from qllava.datagen.pipeline import generate
 

@@ -70,6 +70,9 @@ async def ask_batches(
     try:
         await asking.work()
     except TeacherError as error:
+        if stop.event.is_set():  # cut short by Ctrl-C
+            asking.asked.interrupted = True
+            return asking.asked
         asking.asked.stopped, asking.asked.error = str(error), error
     asking.asked.interrupted = stop.event.is_set() and asking.asked.stopped is None
     return asking.asked
@@ -186,27 +189,28 @@ class _Batches:
         if batch.batch_id is not None:
             return
         client = self._teacher.client
+        # Where a file is known, a run before this one may have started its batch.
+        perhaps_started = batch.file_id is not None
         if batch.file_id is None:
             content = batch.file(self._out).read_bytes()
             name = f"{batch.nonce}.jsonl"
             uploaded = await self._call(lambda: client.files.create(file=(name, content), purpose="batch"))
             batch.file_id = uploaded.id
             self._state.save(self._out)
-        else:
-            batch.batch_id = await self._known_to_provider(batch)
-        if batch.batch_id is None:
-            batch.batch_id = await self._start(batch)
-            self._note(f"batch {batch.batch_id}: {batch.requests:,} requests submitted")
+        batch.batch_id = await self._start(batch, perhaps_started=perhaps_started)
+        self._note(f"batch {batch.batch_id}: {batch.requests:,} requests submitted")
         self._state.save(self._out)
 
-    async def _start(self, batch: Batch) -> str:
+    async def _start(self, batch: Batch, *, perhaps_started: bool) -> str:
         """Start a batch; where the connection broke, look whether it started all the same."""
         client = self._teacher.client
 
         async def start() -> str:
-            known = await self._known_to_provider(batch)
+            nonlocal perhaps_started
+            known = await self._known_to_provider(batch) if perhaps_started else None
             if known is not None:
                 return known
+            perhaps_started = True
             started = await client.batches.create(
                 input_file_id=cast(str, batch.file_id),
                 endpoint=_ENDPOINT,

@@ -24,6 +24,8 @@ DEFAULT_MODEL = "gpt-4.1-mini-2025-04-14"
 OFFICIAL_URL = "https://api.openai.com/v1"
 _LOCAL_KEY = "none"  # servers of one's own ask for none; the client insists on one
 _LONGEST_MESSAGE = 300
+_LONGEST_WAIT = 600.0
+_SHORTEST_SECRET = 8  # a shorter "key" is a placeholder such as "x", and stands in ordinary words
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class Teacher:
 
     def redacted(self, text: str) -> str:
         """`text` without the key, should a server have repeated it."""
-        return text.replace(self._secret, "***") if self._secret else text
+        return text.replace(self._secret, "***") if len(self._secret) >= _SHORTEST_SECRET else text
 
     def _read(self, body: bytes) -> dict[str, Any]:
         text = self.redacted(body.decode("utf-8", errors="replace"))
@@ -179,7 +181,10 @@ class Teacher:
         if status == 429 and error.code == "insufficient_quota":
             return TeacherError(f"the account at {where} is empty ({said}); top it up and repeat the command")
         if status in (408, 409, 429) or status >= 500:
-            return TryAgainError(f"{status} {said}", wait=_retry_after(error))
+            wait = _retry_after(error)
+            if wait is not None and wait > _LONGEST_WAIT:
+                return TeacherError(f"{where} asks to wait {wait:,.0f} seconds ({said}); repeat the command then")
+            return TryAgainError(f"{status} {said}", wait=wait)
         return RefusedError(f"{status} {said}")
 
 
