@@ -8,86 +8,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qllava.datagen.answer_format import AnswerFormat
-from qllava.datagen.asking import Asked, Policy, Stop, View, ask_all
+from qllava.datagen.asking import Asked, Stop, View, ask_all
 from qllava.datagen.card import CARD, Report, card_json, image_root, readme
 from qllava.datagen.judging import Judge
-from qllava.datagen.lessons import KINDS, Kind
+from qllava.datagen.lessons import Kind
 from qllava.datagen.lock import locked
-from qllava.datagen.mix import DEFAULT_MIX, kinds_of, restrict
+from qllava.datagen.mix import kinds_of, restrict
+from qllava.datagen.model_job import DEFAULT_LIMIT, Estimate, ModelJob, check_numbers
 from qllava.datagen.money import Budget, Price, Usage, load_prices, price_of
-from qllava.datagen.pipeline import DEFAULT_QUESTIONS, Readers
-from qllava.datagen.prompting import Context, Request, RequestBuilder, Sampling
+from qllava.datagen.pipeline import Readers
+from qllava.datagen.prompting import Request, RequestBuilder
 from qllava.datagen.prompts.load import load_prompts
 from qllava.datagen.responses import RESPONSES, Journal
 from qllava.datagen.selection import check_settings, limited, refuse_foreign, with_usable_captions
 from qllava.datagen.sources import read_coco
 from qllava.datagen.store import Folder
-from qllava.datagen.teachers.batch import BatchPolicy, ask_batches
+from qllava.datagen.teachers.batch import ask_batches
 from qllava.datagen.teachers.dialect import first_dialect
 from qllava.datagen.teachers.openai_client import DEFAULT_MODEL, Teacher, find_endpoint
 from qllava.datagen.template_teacher import measure_priors, teach
-from qllava.datagen.writer import ImagePosition, Writer
+from qllava.datagen.writer import Writer
 from qllava.errors import DataError, UsageError
 
-DEFAULT_LIMIT = 1_000
-"""Pictures; a language model costs money or hours, so the whole folder has to be asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelJob:
-    """What to write with a language model, and how.
-
-    `limit` pictures (None: all); `kinds` None means those of `mix`; `questions` at most a held-out picture; `timeout_s`
-    seconds an answer may take; `max_cost` USD for all answers of the folder, earlier runs included; `max_requests`
-    requests of this run, repeated ones included; `batch` and `policy` say how hard to try.
-    """
-
-    images: Path
-    annotations: Path | None = None
-    out: Path = Path("data")
-    teacher: str = "openai"
-    model: str | None = None
-    base_url: str | None = None
-    see: bool = False
-    limit: int | None = DEFAULT_LIMIT
-    seed: int = 42
-    questions: int = DEFAULT_QUESTIONS
-    kinds: tuple[str, ...] | None = None
-    mix: Mapping[Kind, float] = field(default_factory=lambda: dict(DEFAULT_MIX))
-    context: Context = "captions+boxes"
-    form: AnswerFormat = "json"
-    sampling: Sampling = field(default_factory=Sampling)
-    image_position: ImagePosition = "first"
-    prompts: Path | None = None
-    prices: Path | None = None
-    max_cost: float | None = None
-    max_requests: int | None = None
-    timeout_s: float = 600.0
-    policy: Policy = field(default_factory=Policy)
-    batch: BatchPolicy = field(default_factory=BatchPolicy)
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a run would cost: tokens are estimates (four characters each), costs follow from them.
-
-    `requests` are still to be asked, `found` were answered before; `cost` and `whole_cost` USD for this run and for
-    all `whole_pictures` of the folder from nothing, None without a known price.
-    """
-
-    pictures: int
-    requests: int
-    found: int
-    prompt_tokens: int
-    answer_tokens: int
-    cost: float | None
-    whole_pictures: int
-    whole_requests: int
-    whole_cost: float | None
+__all__ = ["DEFAULT_LIMIT", "Estimate", "ModelJob", "ModelRun", "Result"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +57,7 @@ class ModelRun:
         kinds = check_settings(
             job.teacher, job.limit, job.questions, tuple(job.mix) if job.kinds is None else job.kinds
         )
-        _check_numbers(job)
+        check_numbers(job)
         self.job = job
         self.endpoint = find_endpoint(job.base_url)
         if job.model is None and not self.endpoint.official:
@@ -308,28 +254,6 @@ class ModelRun:
                 return None
             total += price.cost(usage, batch=teacher == "openai-batch")
         return total if paid or self.price is not None else None
-
-
-def _check_numbers(job: ModelJob) -> None:
-    least: tuple[tuple[str, float | None, float], ...] = (
-        ("--concurrency", job.policy.concurrency, 1),
-        ("--retries", job.policy.retries, 0),
-        ("--max-requests", job.max_requests, 1),
-        ("--max-tokens", job.sampling.max_tokens, 1),
-        ("--poll", job.batch.poll_s, 0.01),
-        ("--timeout", job.timeout_s, 0.01),
-        ("--temperature", job.sampling.temperature, 0),
-    )
-    for flag, value, smallest in least:
-        if value is not None and not smallest <= value < float("inf"):
-            raise UsageError(f"{flag} {value:g} cannot work; give {smallest:g} or more")
-    if job.max_cost is not None and not 0.0 < job.max_cost < float("inf"):
-        raise UsageError(f"--max-cost {job.max_cost:g} buys nothing; give USD above 0")
-    if job.teacher == "template":
-        raise UsageError("--teacher template asks no model; its run is qllava.datagen.pipeline.generate")
-    unknown = [kind for kind in job.mix if kind not in KINDS]
-    if unknown:
-        raise UsageError(f"--mix {unknown[0]!r} is not known; kinds are {', '.join(KINDS)}")
 
 
 class _Nothing:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from qllava.datagen.asking import Asked, Stop, View, record_of
 from qllava.datagen.money import Budget, usage_of
@@ -21,13 +21,12 @@ from qllava.datagen.prompting import Request, RequestBuilder
 from qllava.datagen.responses import Journal
 from qllava.datagen.teachers.batch_state import NONCE, Batch, State, load_state, new_nonce
 from qllava.datagen.teachers.dialect import Dialect
-from qllava.datagen.teachers.openai_client import Teacher, TryAgainError, is_completion
+from qllava.datagen.teachers.openai_client import Teacher, is_completion
+from qllava.datagen.teachers.patient_calls import PatientCalls
 from qllava.errors import DataError, TeacherError
 
 if TYPE_CHECKING:
     from openai.types import Batch as RemoteBatch
-
-_T = TypeVar("_T")
 
 MOST_REQUESTS = 50_000
 MOST_BYTES = 200_000_000
@@ -100,6 +99,7 @@ class _Batches:
         self._budget = budget
         self._policy = policy
         self._stop = stop.event
+        self._calls = PatientCalls(teacher, stop.event, policy.backoff_s)
         self._view = view
         self._note = note
         self._out = out
@@ -194,7 +194,7 @@ class _Batches:
         if batch.file_id is None:
             content = batch.file(self._out).read_bytes()
             name = f"{batch.nonce}.jsonl"
-            uploaded = await self._call(lambda: client.files.create(file=(name, content), purpose="batch"))
+            uploaded = await self._calls.call(lambda: client.files.create(file=(name, content), purpose="batch"))
             batch.file_id = uploaded.id
             self._state.save(self._out)
         batch.batch_id = await self._start(batch, perhaps_started=perhaps_started)
@@ -219,7 +219,7 @@ class _Batches:
             )
             return started.id
 
-        return await self._call(start)
+        return await self._calls.call(start)
 
     async def _known_to_provider(self, batch: Batch) -> str | None:
         async for remote in self._teacher.client.batches.list(limit=100):
@@ -232,12 +232,12 @@ class _Batches:
         client = self._teacher.client
         while self._state.open and not self._stop.is_set():
             for batch in tuple(self._state.open):
-                remote = await self._call(partial(client.batches.retrieve, cast(str, batch.batch_id)))
+                remote = await self._calls.call(partial(client.batches.retrieve, cast(str, batch.batch_id)))
                 if remote.status in ("completed", "expired", "cancelled", "failed"):
                     await self._collect(batch, remote)
             self._view(self.asked, self._budget)
             if self._state.open:
-                await self._pause(self._policy.poll_s)
+                await self._calls.pause(self._policy.poll_s)
 
     async def _collect(self, batch: Batch, remote: RemoteBatch) -> None:
         dialect = Dialect(
@@ -248,7 +248,7 @@ class _Batches:
         for file_id in (remote.output_file_id, remote.error_file_id):
             if file_id is None:
                 continue
-            content = await self._call(partial(self._teacher.client.files.content, file_id))
+            content = await self._calls.call(partial(self._teacher.client.files.content, file_id))
             self._keep(content.content, wanted, dialect)
         answered = len(self._journal) - before
         self.asked.answered += answered
@@ -299,32 +299,3 @@ class _Batches:
             self._reasons[key] = f"{status or 'expired'} {complaint}"[:300]
         if records:
             self._journal.extend(records)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._stop.wait(), timeout=seconds)
-        except TimeoutError:
-            return
-
-    async def _call(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """One call of the client, again after trouble on the way.
-
-        Raises:
-            TeacherError: the server refuses it, or is not there.
-        """
-        from openai import APIConnectionError, APIStatusError  # noqa: PLC0415
-
-        for attempt in range(10):
-            try:
-                return await call()
-            except APIConnectionError as error:
-                trouble: Exception = TryAgainError(f"connection broke ({type(error.__cause__).__name__})")
-            except APIStatusError as error:
-                trouble = self._teacher.meaning(error)
-                if not isinstance(trouble, TryAgainError):
-                    raise TeacherError(f"the Batch API refuses: {trouble}; try --teacher openai") from None
-            wait = getattr(trouble, "wait", None) or min(60.0, self._policy.backoff_s * 2**attempt)
-            await self._pause(wait)
-            if self._stop.is_set():
-                break
-        raise TeacherError(f"the Batch API does not answer ({trouble}); repeat the command, nothing is submitted twice")
