@@ -27,6 +27,7 @@ from qllava.datagen.selection import check_settings, limited, refuse_foreign, wi
 from qllava.datagen.sources import read_coco
 from qllava.datagen.store import Folder
 from qllava.datagen.teachers.batch import ask_batches
+from qllava.datagen.teachers.batch_state import load_state
 from qllava.datagen.teachers.dialect import first_dialect
 from qllava.datagen.teachers.openai_client import DEFAULT_MODEL, Teacher, find_endpoint
 from qllava.datagen.template_teacher import measure_priors, teach
@@ -148,6 +149,11 @@ class ModelRun:
         with locked(job.out), Journal(job.out / RESPONSES) as journal:
             if journal.recovered:
                 note(f"{RESPONSES}: cut off {journal.recovered:,} bytes that a crash had left unfinished")
+            if not self.batched and (waiting := load_state(job.out).open):
+                raise UsageError(
+                    f"{len(waiting)} batches of {job.out} are not collected yet, and asking now would pay twice; "
+                    "repeat the command with --teacher openai-batch first"
+                )
             budget = Budget(
                 self.price,
                 max_cost=job.max_cost,

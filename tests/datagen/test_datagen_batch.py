@@ -11,6 +11,7 @@ import pytest
 
 from qllava.datagen.model_run import ModelJob
 from qllava.datagen.teachers.batch import BatchPolicy
+from qllava.errors import UsageError
 from tests.datagen.conftest import TeacherServer
 from tests.datagen.test_datagen_model_run import accounted, data_files, job, lines, run, wanted_samples
 
@@ -100,9 +101,16 @@ def test_a_run_that_was_cut_off_finds_its_batches(
     assert server.outcomes()["batch"] == 1
     state = json.loads((wanted.out / "batches.json").read_text())
     assert [batch["batch_id"] for batch in state["open"]] == ["batch-1"]
+    with pytest.raises(UsageError, match=r"1 batches of .* are not collected yet, and asking now would pay twice"):
+        run(replace(wanted, teacher="openai"))
+    # Fewer pictures are wanted by now: what was paid for is collected all the same.
+    fewer, _ = run(replace(wanted, limit=3))
+    assert server.outcomes()["batch"] == 1
+    assert fewer.asked.answered == len(wanted_samples(wanted)) > len(wanted_samples(replace(wanted, limit=3)))
     result, _ = run(wanted)
     assert server.outcomes()["batch"] == 1
-    assert result.asked.answered == len(wanted_samples(wanted))
+    assert (result.asked.answered, result.asked.found) == (0, len(wanted_samples(wanted)))
+    assert accounted(wanted.out) == wanted_samples(wanted)
     assert not (wanted.out / "batches.json").exists()
     assert not (wanted.out / "batches").exists()
 

@@ -124,6 +124,7 @@ class _Batches:
     async def _submit_missing(self) -> bool:
         """One round of files for all that is missing; False when there is nothing (more) to send."""
         lines: list[bytes] = []
+        asked: list[dict[str, Any]] = []
         size, bound, submitted = 0, 0.0, False
         dialect = self._teacher.dialect
         self._rounds += 1
@@ -141,14 +142,15 @@ class _Batches:
                 continue
             cost = self._budget.bound(*self._builder.most_tokens(request), pictures=int(request.file is not None))
             if lines and (len(lines) >= self._policy.most_requests or size + len(line) > self._policy.most_bytes):
-                await self._submit(lines, bound, dialect)
-                lines, size, bound, submitted = [], 0, 0.0, True
+                await self._submit(lines, asked, bound, dialect)
+                lines, asked, size, bound, submitted = [], [], 0, 0.0, True
             if self._budget.take(cost) != "go":
                 break
             lines.append(line)
+            asked.append(record_of(request, {}, dialect, self._builder, "openai-batch"))
             size, bound = size + len(line), bound + cost
         if lines:
-            await self._submit(lines, bound, dialect)
+            await self._submit(lines, asked, bound, dialect)
             submitted = True
         if not submitted and self._budget.reached:
             self.asked.stopped = f"{self._budget.reached} is reached"
@@ -164,7 +166,7 @@ class _Batches:
         line = {"custom_id": request.key, "method": "POST", "url": _ENDPOINT, "body": body}
         return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
-    async def _submit(self, lines: list[bytes], bound: float, dialect: Dialect) -> None:
+    async def _submit(self, lines: list[bytes], asked: list[dict[str, Any]], bound: float, dialect: Dialect) -> None:
         batch = Batch(
             nonce=new_nonce(),
             form=dialect.form,
@@ -177,8 +179,9 @@ class _Batches:
         path = batch.file(self._out)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"".join(lines))
-        for line in lines:
-            key = str(json.loads(line)["custom_id"])
+        batch.asked(self._out).write_text("".join(f"{json.dumps(record)}\n" for record in asked), encoding="utf-8")
+        for record in asked:
+            key = record["key"]
             self._state.attempts[key] = self._state.attempts.get(key, 0) + 1
         self._state.open.append(batch)
         self._state.save(self._out)
@@ -243,7 +246,8 @@ class _Batches:
         dialect = Dialect(
             cast(Any, batch.form), cast(Any, batch.limit_field), temperature=batch.temperature, renamed=batch.renamed
         )
-        wanted = {request.key: request for request in self._requests() if request.key not in self._journal}
+        asked = map(json.loads, batch.asked(self._out).read_text(encoding="utf-8").splitlines())
+        wanted: dict[str, dict[str, Any]] = {record["key"]: record for record in asked}
         before = len(self._journal)
         for file_id in (remote.output_file_id, remote.error_file_id):
             if file_id is None:
@@ -259,10 +263,11 @@ class _Batches:
             if key in self._journal:
                 self._state.attempts.pop(key, None)
         if remote.status == "failed":  # refused as a whole: no request in it was tried
-            for line in batch.file(self._out).read_bytes().splitlines():
-                self._state.attempts.pop(str(json.loads(line)["custom_id"]), None)
+            for key in wanted:
+                self._state.attempts.pop(key, None)
         self._state.save(self._out)
         batch.file(self._out).unlink(missing_ok=True)
+        batch.asked(self._out).unlink(missing_ok=True)
         if not any(batch.file(self._out).parent.iterdir()):
             batch.file(self._out).parent.rmdir()
         if remote.status == "failed":
@@ -272,7 +277,7 @@ class _Batches:
                 f"batch {remote.id} was refused ({self._teacher.redacted(why)}); repeat the command later"
             )
 
-    def _keep(self, content: bytes, wanted: dict[str, Request], dialect: Dialect) -> None:
+    def _keep(self, content: bytes, wanted: dict[str, dict[str, Any]], dialect: Dialect) -> None:
         """The good lines of one result file into the journal, the others' reasons for the list."""
         records: list[dict[str, Any]] = []
         for line in content.splitlines():
@@ -281,12 +286,12 @@ class _Batches:
                 key, response = entry["custom_id"], entry.get("response") or {}
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # asked again: its key stays without an answer
-            request = wanted.get(key)
-            if request is None or key in self._journal:
+            asked = wanted.get(key)
+            if asked is None or key in self._journal:
                 continue
             body: object = response.get("body")
             if response.get("status_code") == 200 and is_completion(body):
-                records.append(record_of(request, body, dialect, self._builder, "openai-batch"))
+                records.append(asked | {"response": body})
                 self._budget.settle(0.0, usage_of(body))
                 if len(records) == _KEPT_AT_ONCE:
                     self._journal.extend(records)

@@ -35,6 +35,10 @@ class Batch:
         """The requests, one a line."""
         return out / FOLDER / f"{self.nonce}.jsonl"
 
+    def asked(self, out: Path) -> Path:
+        """What the journal is to say of each request, one a line: a later run may have other settings."""
+        return out / FOLDER / f"{self.nonce}.asked.jsonl"
+
 
 @dataclass(slots=True)
 class State:
