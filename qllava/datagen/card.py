@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from qllava.datagen.lessons import Kind
+from qllava.datagen.money import Usage
 
 SCHEMA_VERSION = 1
 CARD = "card.json"
@@ -18,7 +21,10 @@ class Report:
     """What one generation did.
 
     `pictures`, `held_out`, `missing` are numbers of pictures; `by_kind` and `by_type` count instruction samples;
-    `held_out_questions` evaluation questions; `rejected` counts by reason; `files` maps name to sha256.
+    `held_out_questions` evaluation questions; `rejected` counts by reason; `files` maps name to sha256. Of a
+    language-model teacher: `endpoint` its address, `prompts` kind -> hash of what was the same in all its requests,
+    `mix` the weights of the kinds, `answers` how many answers the data was made from, `usage` and `cost_usd` what these
+    cost (None: the model has no known price), `unasked` how many samples a stopped run left for the next one.
     """
 
     out: Path
@@ -38,6 +44,13 @@ class Report:
     by_type: Mapping[str, int]
     rejected: Mapping[str, int]
     files: Mapping[str, str]
+    endpoint: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    mix: Mapping[Kind, float] = field(default_factory=dict)
+    answers: int = 0
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = 0.0
+    unasked: int = 0
 
 
 def image_root(images: Path, out: Path) -> str:
@@ -70,9 +83,22 @@ def card_json(report: Report, root: str) -> str:
             "rejected": dict(report.rejected),
         },
         "held_out_rule": report.held_out_rule,
-        "cost_usd": 0.0,
+        "cost_usd": None if report.cost_usd is None else round(report.cost_usd, 6),
         "files": dict(report.files),
     }
+    if report.model is not None:
+        card["model_run"] = {
+            "endpoint": report.endpoint,
+            "prompts": dict(report.prompts),
+            "mix": dict(report.mix),
+            "answers": report.answers,
+            "unasked": report.unasked,
+            "usage": {
+                "prompt_tokens": report.usage.prompt,
+                "cached_tokens": report.usage.cached,
+                "completion_tokens": report.usage.completion,
+            },
+        }
     return json.dumps(card, ensure_ascii=False, indent=2) + "\n"
 
 
@@ -91,9 +117,9 @@ tags: [llava, visual-instruction-tuning, synthetic]
 {report.captions:,} caption pairs (`align.json`, stage 1) and {sum(report.by_kind.values()):,} instruction samples
 (`instruct.json`, stage 2) about {report.pictures:,} pictures, in LLaVA's JSON format; {report.held_out_questions:,}
 questions about {report.held_out:,} held-out pictures (`heldout.jsonl`: {report.held_out_rule}). Written by
-`qllava gen-data` with seed {report.seed}; `responses.jsonl` holds the facts behind every answer, `rejected.jsonl` what
+`qllava gen-data` with seed {report.seed}; {_BEHIND[report.model is None]}, `rejected.jsonl` what
 was left out and why, `card.json` the counts and hashes.
-
+{_teacher(report)}
 ## Instruction samples
 {kinds}
 {types}
@@ -102,14 +128,44 @@ was left out and why, `card.json` the counts and hashes.
 {report.missing:,} listed pictures were not on disk.
 
 ## What it lacks
+{_LACKS[report.model is None]}
+{_LICENSE}"""
+
+
+_BEHIND = {
+    True: "`responses.jsonl` holds the facts behind every answer",
+    False: "`responses.jsonl` holds every answer as it came",
+}
+_LACKS = {
+    True: """\
 The `template` teacher fills sentences from the captions and boxes of the annotations. Its facts are sure, its language
 is not rich: fixed phrasings, one-word answers, no knowledge of the world, no actions beyond what captions say, nothing
 that was not labelled. A model trained on it alone answers like a form. For conversation, add data that a language
 model or people wrote (for example LLaVA-Instruct-150K).
-
-## License
+""",
+    False: """\
+A language model wrote it. What contradicts the annotations was left out where a check could tell; what no check can
+tell may still be wrong: the annotations do not name everything, and the model may have guessed. Look at some samples
+before you train on them.
+""",
+}
+_LICENSE = """## License
 That of the annotations and captions it was made from (COCO's are CC BY 4.0; the pictures have licences of their own).
 Fill in yours.
+"""
+
+
+def _teacher(report: Report) -> str:
+    """How a language model was asked, and what it cost; empty for the template teacher."""
+    if report.model is None:
+        return ""
+    cost = "no known price" if report.cost_usd is None else f"{report.cost_usd:,.2f} USD by the listed prices"
+    unasked = f" {report.unasked:,} samples were not asked for yet: the run was stopped." if report.unasked else ""
+    return f"""
+## Teacher
+`{report.model}` at {report.endpoint}: {report.answers:,} answers, {report.usage.prompt:,} prompt tokens
+({report.usage.cached:,} of them cached) and {report.usage.completion:,} answer tokens, {cost}.{unasked}
+The terms of the model and of its provider say what may be done with its answers.
 """
 
 
