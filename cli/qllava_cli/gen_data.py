@@ -1,18 +1,15 @@
-"""`qllava gen-data`: a folder of annotated pictures becomes training data."""
+"""`qllava gen-data`: annotated pictures become training data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from qllava_cli.console import say
 from qllava_cli.gen_data_view import picture_progress, summary
-
-if TYPE_CHECKING:
-    from qllava.datagen.model_run import ModelJob
 
 _MODEL = "Language-model teachers"
 _MONEY = "Money"
@@ -20,17 +17,19 @@ _LOAD = "Load"
 
 
 def gen_data(
-    images: Annotated[Path, typer.Option("--images", help="Folder with the pictures, in it or in split folders.")],
+    images: Annotated[Path, typer.Option("--images", help="Folder of pictures, archive, caption table or hub id.")],
     annotations: Annotated[
         Path | None,
-        typer.Option("--annotations", help="COCO annotation folder or file.", show_default="in or beside --images"),
+        typer.Option(
+            "--annotations", help="Boxes and captions: a COCO folder or a file.", show_default="found by itself"
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
             "--teacher",
             help="Who writes the answers: template, openai (any compatible server), openai-batch.",
-            show_default="openai with OPENAI_API_KEY or --base-url, else template",
+            show_default="qllava.yaml's; openai with a key or --base-url; else template",
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("data"),
@@ -58,6 +57,22 @@ def gen_data(
     image_position: Annotated[
         str, typer.Option("--image-position", help="Picture before the first question, or random.")
     ] = "first",
+    target: Annotated[
+        int | None,
+        typer.Option(
+            "--target", metavar="N", help="At most N caption pairs, concepts balanced.", show_default="one a picture"
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", metavar="I/N", help="One share of N; join them: qllava data merge.", show_default="everything"
+        ),
+    ] = None,
+    unpack_to: Annotated[
+        Path | None,
+        typer.Option("--unpack-to", help="Where archives are unpacked.", show_default="images-of-... beside --out"),
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="The model's name.", rich_help_panel=_MODEL)] = None,
     base_url: Annotated[
         str | None,
@@ -68,7 +83,9 @@ def gen_data(
             rich_help_panel=_MODEL,
         ),
     ] = None,
-    see: Annotated[bool, typer.Option("--see", help="Send the picture too.", rich_help_panel=_MODEL)] = False,
+    see: Annotated[
+        bool, typer.Option("--see", help="Send the picture too; for models that see.", rich_help_panel=_MODEL)
+    ] = False,
     mix: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +97,7 @@ def gen_data(
     ] = None,
     context: Annotated[
         str,
-        typer.Option("--context", help="What is told: captions+boxes or captions.", rich_help_panel=_MODEL),
+        typer.Option("--context", help="What it is told: captions+boxes or captions.", rich_help_panel=_MODEL),
     ] = "captions+boxes",
     answer_format: Annotated[
         str,
@@ -118,21 +135,21 @@ def gen_data(
         float, typer.Option("--timeout", metavar="S", help="Seconds an answer may take.", rich_help_panel=_LOAD)
     ] = 600.0,
     poll: Annotated[
-        float, typer.Option("--poll", metavar="S", help="Seconds between looks at a batch.", rich_help_panel=_LOAD)
+        float,
+        typer.Option(
+            "--poll", metavar="S", help="Seconds between looks at a batch of openai-batch.", rich_help_panel=_LOAD
+        ),
     ] = 60.0,
 ) -> None:
-    """Write training data for a folder of annotated pictures.
+    """Write training data for annotated pictures.
 
     qllava gen-data --images coco/
     """
-    from qllava.datagen.selection import check_settings  # noqa: PLC0415 - --help stays light
-    from qllava.datagen.teachers.openai_client import is_configured  # noqa: PLC0415
-
-    configured = is_configured(base_url)
-    name = teacher or ("openai" if configured else "template")
+    project = _project()
+    name, why = _teacher(teacher, project, base_url)
     wanted = None if kinds is None else tuple(kind.strip() for kind in kinds.split(",") if kind.strip())
     place = _choice("--image-position", image_position, ("first", "random"))
-    chosen_seed = _project_seed() if seed is None else seed
+    chosen_seed = _project_seed(project) if seed is None else seed
     if name == "template":
         model_flags = {
             "--model": model, "--base-url": base_url, "--see": see or None, "--mix": mix, "--prompts": prompts,
@@ -149,10 +166,15 @@ def gen_data(
                 "questions": questions,
                 "kinds": wanted or (("conversation", "detail") if kinds is None else ()),
                 "image_position": place,
+                "shard": shard,
+                "target": target,
+                "unpack_to": unpack_to,
             },
-            why="as asked" if teacher else "needs no key and no model",
+            why,
         )
         return
+    from qllava.datagen.selection import check_settings  # noqa: PLC0415 - --help stays light
+
     check_settings(name, limit, questions, wanted or ("detail",))
     from qllava.datagen.asking import Policy  # noqa: PLC0415
     from qllava.datagen.mix import DEFAULT_MIX, parse_mix  # noqa: PLC0415
@@ -185,12 +207,30 @@ def gen_data(
         timeout_s=timeout,
         policy=Policy(concurrency, retries),
         batch=BatchPolicy(poll_s=poll, retries=retries),
+        shard=shard,
+        target=target,
+        unpack_to=unpack_to,
     )
-    with_model(job, why="as asked" if teacher else _why_openai(job), dry_run=dry_run, yes=yes)
+    with_model(job, why=why, dry_run=dry_run, yes=yes)
 
 
-def _why_openai(job: ModelJob) -> str:
-    return "--base-url is given" if job.base_url else "OPENAI_API_KEY or OPENAI_BASE_URL is set"
+def _teacher(asked: str | None, project: Mapping[str, Any], base_url: str | None) -> tuple[str, str]:
+    """(teacher, why this one): the flag, else qllava.yaml, else what the surroundings allow."""
+    from qllava.datagen.selection import TEACHERS  # noqa: PLC0415
+    from qllava.datagen.teachers.openai_client import is_configured  # noqa: PLC0415
+    from qllava.errors import RecipeError  # noqa: PLC0415
+    from qllava.recipe import PROJECT_FILE  # noqa: PLC0415
+
+    if asked is not None:
+        return asked, "as asked"
+    named = project.get("teacher")
+    if named is not None:
+        if named not in TEACHERS:
+            raise RecipeError(f"{PROJECT_FILE}: teacher={named!r} is not known; choose one of: {', '.join(TEACHERS)}")
+        return str(named), PROJECT_FILE
+    if is_configured(base_url):
+        return "openai", "--base-url is given" if base_url else "OPENAI_API_KEY or OPENAI_BASE_URL is set"
+    return "template", "needs no key and no model"
 
 
 def _with_template(settings: dict[str, Any], why: str) -> None:
@@ -223,12 +263,19 @@ def _choice(flag: str, value: str, choices: tuple[str, ...]) -> Any:
     return value
 
 
-def _project_seed() -> int:
+def _project() -> Mapping[str, Any]:
+    """The contents of qllava.yaml, if there is one."""
+    from qllava.recipe import project_overrides  # noqa: PLC0415
+
+    return project_overrides(Path())
+
+
+def _project_seed(project: Mapping[str, Any]) -> int:
     """The `seed` of qllava.yaml, which seeds every command alike, else 42."""
     from qllava.errors import RecipeError  # noqa: PLC0415
-    from qllava.recipe import PROJECT_FILE, project_overrides  # noqa: PLC0415
+    from qllava.recipe import PROJECT_FILE  # noqa: PLC0415
 
-    seed = project_overrides(Path()).get("seed", 42)
+    seed = project.get("seed", 42)
     if not isinstance(seed, int):
         raise RecipeError(f"{PROJECT_FILE}: seed={seed!r} is not a whole number")
     return seed

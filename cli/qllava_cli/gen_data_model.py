@@ -33,7 +33,9 @@ def with_model(job: ModelJob, *, why: str, dry_run: bool, yes: bool) -> None:
     estimate = run.estimate()
     _say_estimate(run, estimate)
     if dry_run:
-        note("dry run: nothing was sent and nothing written")
+        unpacked = run.intake.unpacked
+        written = "nothing written" if unpacked is None else f"nothing written but the pictures in {unpacked}"
+        note(f"dry run: nothing was sent and {written}")
         return
     if estimate.requests:
         _agree(run, estimate, yes=yes)

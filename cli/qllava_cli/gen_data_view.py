@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 def summary(report: Report, cost: tuple[str, str]) -> None:
     """The counts of a data folder, its cost, and the next command."""
-    say("pictures", f"{report.pictures:,}", f"held out {report.held_out:,}: {report.held_out_rule}")
-    say("captions", f"{report.captions:,}", "one a picture")
+    say("source", report.source, flag="--annotations")
+    if report.unpacked is not None:
+        say("unpacked to", f"{report.unpacked}/", "the pictures stay there, training reads them", "--unpack-to")
+    share = "" if report.shard is None else f"shard {report.shard}; "
+    say("pictures", f"{report.pictures:,}", f"{share}held out {report.held_out:,}: {report.held_out_rule}")
+    balanced = "" if report.target is None else f", concepts balanced, at most {report.target:,} in all"
+    say("captions", f"{report.captions:,}", f"one a picture{balanced}", "" if report.target is None else "--target")
     say("instructions", f"{sum(report.by_kind.values()):,}", _counts(report.by_kind))
     say("types", _counts(report.by_type))
     say("held-out questions", f"{report.held_out_questions:,}")
@@ -33,6 +38,14 @@ def summary(report: Report, cost: tuple[str, str]) -> None:
     if report.unasked:
         note(f"{report.unasked:,} samples were not asked for; the same command goes on")
         return
+    if report.shard is not None:
+        note("next: the other shards, then qllava data merge data FOLDER...")
+        return
+    if not sum(report.by_kind.values()):
+        note(
+            "no instruction samples: without boxes nothing bears a caption out, so it makes caption pairs alone; "
+            "for stage 2 add --teacher openai here, or `--data FILE` there"
+        )
     train = "qllava train --stage 1" + ("" if report.out == Path("data") else f" --data {report.out / 'align.json'}")
     note(f"next: {train}")
 

@@ -55,6 +55,16 @@ def leaves_room(caption: Caption, category: str, count: int) -> bool:
     return sum(mention.number or mention.fresh for mention in kinds) <= count
 
 
+def states_number(caption: Caption, category: str, count: int) -> bool:
+    """Whether a caption says of itself that there are `count` of a category: "two dogs", "a dog" for one."""
+    total = 0
+    for mention in caption.mentions_of(category):
+        if mention.sense == "maybe" or mention.vague or (mention.plural and mention.number is None):
+            return False
+        total += mention.fresh if mention.number is None else mention.number
+    return total == count
+
+
 def is_misplaced(box: Box, mentions: Sequence[Mention]) -> bool:
     """Whether a caption puts the object in the other half of the frame than its box."""
     x, y = box.center

@@ -288,5 +288,6 @@ def record_of(
         "prompt": builder.prompt_hashes[request.kind],
         "form": dialect.form,
         "context": request.context,
+        **request.seen,
         "response": response,
     }

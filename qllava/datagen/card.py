@@ -20,14 +20,17 @@ CARD = "card.json"
 class Report:
     """What one generation did.
 
-    `pictures`, `held_out`, `missing` are numbers of pictures; `by_kind` and `by_type` count instruction samples;
-    `held_out_questions` evaluation questions; `rejected` counts by reason; `files` maps name to sha256. Of a
-    language-model teacher: `endpoint` its address, `prompts` kind -> hash of what was the same in all its requests,
-    `mix` the weights of the kinds, `answers` how many answers the data was made from, `usage` and `cost_usd` what these
-    cost (None: the model has no known price), `unasked` how many samples a stopped run left for the next one.
+    `source` is the kind that was read; `pictures`, `held_out`, `missing` are numbers of pictures; `by_kind` and
+    `by_type` count instruction samples; `held_out_questions` evaluation questions; `rejected` counts by reason; `files`
+    maps name to sha256. `target` is the most caption pairs that were wanted, `shard` which share this is (`i/n`),
+    `unpacked` where the pictures of archives were put (None for neither). Of a language-model teacher: `endpoint` its
+    address, `prompts` kind -> hash of what was the same in all its requests, `mix` the weights of the kinds, `answers`
+    how many answers the data was made from, `usage` and `cost_usd` what these cost (None: the model has no known
+    price), `unasked` how many samples a stopped run left for the next one.
     """
 
     out: Path
+    source: str
     teacher: str
     model: str | None
     seed: int
@@ -51,6 +54,9 @@ class Report:
     usage: Usage = field(default_factory=Usage)
     cost_usd: float | None = 0.0
     unasked: int = 0
+    target: int | None = None
+    shard: str | None = None
+    unpacked: Path | None = None
 
 
 def image_root(images: Path, out: Path) -> str:
@@ -65,11 +71,14 @@ def card_json(report: Report, root: str) -> str:
     card: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "image_root": root,
+        "source": report.source,
+        **({} if report.shard is None else {"shard": report.shard}),
         "teacher": report.teacher,
         "model": report.model,
         "seed": report.seed,
         "questions": report.questions,
         "kinds": list(report.kinds),
+        "target": report.target,
         "counts": {
             "pictures": report.pictures,
             "captions": report.captions,
@@ -117,9 +126,9 @@ tags: [llava, visual-instruction-tuning, synthetic]
 {report.captions:,} caption pairs (`align.json`, stage 1) and {sum(report.by_kind.values()):,} instruction samples
 (`instruct.json`, stage 2) about {report.pictures:,} pictures, in LLaVA's JSON format; {report.held_out_questions:,}
 questions about {report.held_out:,} held-out pictures (`heldout.jsonl`: {report.held_out_rule}). Written by
-`qllava gen-data` with seed {report.seed}; {_BEHIND[report.model is None]}, `rejected.jsonl` what
-was left out and why, `card.json` the counts and hashes.
-{_teacher(report)}
+`qllava gen-data` with seed {report.seed} from {report.source}; {_BEHIND[report.model is None]},
+`rejected.jsonl` what was left out and why, `card.json` the counts and hashes.
+{_pairs(report)}{_teacher(report)}
 ## Instruction samples
 {kinds}
 {types}
@@ -152,6 +161,16 @@ before you train on them.
 _LICENSE = """## License
 That of the annotations and captions it was made from (COCO's are CC BY 4.0; the pictures have licences of their own).
 Fill in yours.
+"""
+
+
+def _pairs(report: Report) -> str:
+    """How the caption pairs were chosen, where they were; empty for one a picture."""
+    if report.target is None:
+        return ""
+    return f"""
+The caption pairs are at most {report.target:,}, chosen so that concepts are balanced: noun phrases from the rarest up
+(of those in 3 captions or more), of one in more than 100 captions a random 100.
 """
 
 

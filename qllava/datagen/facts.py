@@ -14,7 +14,7 @@ from itertools import permutations
 from typing import Any
 
 from qllava.datagen import lexicon
-from qllava.datagen.agreement import agreeing_captions, is_misplaced, leaves_room, stated_otherwise
+from qllava.datagen.agreement import agreeing_captions, is_misplaced, leaves_room, stated_otherwise, states_number
 from qllava.datagen.captions import Caption, CaptionReader, Mention
 from qllava.datagen.grammar import countable, plural
 from qllava.datagen.sources import Instance, Scene
@@ -92,7 +92,7 @@ def extract_facts(scene: Scene, reader: CaptionReader) -> Facts:
         for mention in caption.mentions:
             mentions.setdefault(mention.category, []).append(mention)
 
-    doubts = _doubts(boxes, uncountable, captions)
+    doubts = _doubts(boxes, uncountable, captions, scene.exhaustive)
     denied = {name for name in boxes if any(m.number == 0 for m in mentions.get(name, ()) if m.sense == "same")}
     present = tuple(sorted(name for name in boxes if name not in denied))
     counts = {name: len(boxes[name]) for name in present if name not in doubts}
@@ -122,7 +122,14 @@ def extract_facts(scene: Scene, reader: CaptionReader) -> Facts:
     )
 
 
-def _doubts(boxes: Mapping[str, Sequence[Box]], uncountable: set[str], captions: Sequence[Caption]) -> dict[str, str]:
+def _doubts(
+    boxes: Mapping[str, Sequence[Box]], uncountable: set[str], captions: Sequence[Caption], exhaustive: bool
+) -> dict[str, str]:
+    """Why a category's number is not certain, and so nothing that needs it.
+
+    A source that is not exhaustive marks no crowds either (LLaVA's context files): one of its boxes may hold many, and
+    a number counts only where a caption states it too.
+    """
     doubts: dict[str, str] = {}
     for name, found in sorted(boxes.items()):
         if name in uncountable:
@@ -131,6 +138,8 @@ def _doubts(boxes: Mapping[str, Sequence[Box]], uncountable: set[str], captions:
             doubts[name] = f"more than {MAX_COUNT} boxes"
         elif any(_vague(caption, name) or not leaves_room(caption, name, len(found)) for caption in captions):
             doubts[name] = f"{len(found)} boxed, which a caption does not bear out"
+        elif not exhaustive and not any(states_number(caption, name, len(found)) for caption in captions):
+            doubts[name] = "a box may hold several here, and no caption states the number"
     return doubts
 
 

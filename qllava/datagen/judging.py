@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qllava.datagen.checks import Checker, Rejection
-from qllava.datagen.lessons import Kind, Turn
+from qllava.datagen.checks import Checker
+from qllava.datagen.lessons import Kind, Rejection, Turn
 from qllava.datagen.money import Usage, usage_of
 from qllava.datagen.parse import Parsed, parse_answer
 from qllava.datagen.pipeline import Readers
 from qllava.datagen.prompting import RequestBuilder
 from qllava.datagen.prompts.load import Prompt
+from qllava.datagen.question_types import question_type
 from qllava.datagen.responses import Journal
 from qllava.datagen.sources import Scene
 from qllava.datagen.template_teacher import seeded
+from qllava.datagen.wording_checks import REFUSAL
 from qllava.datagen.writer import Writer
 from qllava.errors import DataError
 
@@ -73,18 +75,17 @@ class Judge:
         who = (str(record["teacher"]), str(record["model"]))
         self.paid[who] = self.paid.get(who, Usage()) + usage
         text, parsed = read_answer(record["response"], kind)
-        rejections = list(parsed.rejections)
-        turns = list(parsed.turns)
-        if turns and kind == "detail":
+        for rejection in parsed.rejections:
+            self._reject(scene, kind, rejection, record, text=text)
+        written = list(parsed.turns)
+        if not written:
+            return
+        if kind == "detail":
             rng = seeded(self._seed, scene.id, "detail question")
-            turns = [Turn(rng.choice(self._prompts[kind].questions), turn.answer) for turn in turns]
-        if turns:
-            turns, found = self._checker.check(scene, readers.facts(scene), kind, turns)
-            rejections += found
-        for rejection in rejections:
-            self._writer.reject(
-                scene, rejection.reason, kind=kind, detail=rejection.detail, response=record["key"], answer=text
-            )
+            written = [Turn(rng.choice(self._prompts[kind].questions), turn.answer) for turn in written]
+        turns, found = self._checker.check(scene, readers.facts(scene), kind, written)
+        for turn, rejection in zip(written[len(turns) :], found, strict=True):
+            self._reject(scene, kind, rejection, record, question=turn.question, answer=turn.answer)
         if not turns:
             return
         origin = {
@@ -97,6 +98,12 @@ class Judge:
         }
         self._writer.write_turns(scene, kind, turns, origin)
 
+    def _reject(self, scene: Scene, kind: Kind, rejection: Rejection, record: Mapping[str, Any], **said: str) -> None:
+        type_ = {"type": question_type(said["question"])} if kind == "conversation" and "question" in said else {}
+        self._writer.reject(
+            scene, rejection.reason, kind=kind, detail=rejection.detail, response=record["key"], **type_, **said
+        )
+
 
 def read_answer(response: Mapping[str, Any], kind: Kind) -> tuple[str, Parsed]:
     """(what the model wrote, its turns and what was left out) of a chat completion."""
@@ -106,5 +113,5 @@ def read_answer(response: Mapping[str, Any], kind: Kind) -> tuple[str, Parsed]:
     text = content if isinstance(content, str) else ""
     if refusal or reason == "content_filter":
         why = str(refusal) if refusal else "stopped by the provider's content filter"
-        return text or str(refusal or ""), Parsed((), (Rejection("refusal", why),))
+        return text or str(refusal or ""), Parsed((), (Rejection(REFUSAL, why),))
     return text, parse_answer(text, kind, cut_off=reason == "length")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qllava.datagen.card import CARD, SCHEMA_VERSION, Report
+from qllava.datagen.money import Usage
 from qllava.datagen.shard import parse
 from qllava.errors import DataError
 
@@ -67,6 +68,7 @@ def report_of(card: Mapping[str, Any], out: Path) -> Report:
     counts = card["counts"]
     return Report(
         out=out,
+        source=card["source"],
         teacher=card["teacher"],
         model=card["model"],
         seed=card["seed"],
@@ -83,7 +85,19 @@ def report_of(card: Mapping[str, Any], out: Path) -> Report:
         by_type=counts["by_type"],
         rejected=counts["rejected"],
         files=card["files"],
+        cost_usd=card["cost_usd"],
+        target=card["target"],
+        **_asked(card.get("model_run")),
     )
+
+
+def _asked(run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a language model's card says more."""
+    if run is None:
+        return {}
+    usage = run["usage"]
+    same = {name: run[name] for name in ("endpoint", "prompts", "mix", "answers", "unasked")}
+    return same | {"usage": Usage(usage["prompt_tokens"], usage["cached_tokens"], usage["completion_tokens"])}
 
 
 def _join(first: Shard, shards: Sequence[Shard], parts: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, Any]:

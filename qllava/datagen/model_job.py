@@ -24,9 +24,10 @@ DEFAULT_LIMIT = 1_000
 class ModelJob:
     """What to write with a language model, and how.
 
-    `limit` pictures (None: all); `kinds` None means those of `mix`; `questions` at most a held-out picture; `timeout_s`
-    seconds an answer may take; `max_cost` USD for all answers of the folder, earlier runs included; `max_requests`
-    requests of this run, repeated ones included; `batch` and `policy` say how hard to try.
+    `images`, `annotations`, `shard`, `target` and `unpack_to`: see `intake.take_in`. `limit` pictures (None: all);
+    `kinds` None means those of `mix`; `questions` at most a held-out picture; `timeout_s` seconds an answer may take;
+    `max_cost` USD for all answers of the folder, earlier runs included; `max_requests` requests of this run, repeated
+    ones included; `batch` and `policy` say how hard to try.
     """
 
     images: Path
@@ -52,6 +53,9 @@ class ModelJob:
     timeout_s: float = 600.0
     policy: Policy = field(default_factory=Policy)
     batch: BatchPolicy = field(default_factory=BatchPolicy)
+    shard: str | None = None
+    target: int | None = None
+    unpack_to: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qllava.datagen.asking import Asked, Stop, View, ask_all
 from qllava.datagen.card import CARD, Report, card_json, image_root, readme
+from qllava.datagen.intake import take_in
 from qllava.datagen.judging import Judge
 from qllava.datagen.lessons import Kind
 from qllava.datagen.lock import locked
@@ -23,14 +24,13 @@ from qllava.datagen.pipeline import Readers
 from qllava.datagen.prompting import Request, RequestBuilder
 from qllava.datagen.prompts.load import load_prompts
 from qllava.datagen.responses import RESPONSES, Journal
-from qllava.datagen.selection import check_settings, limited, refuse_foreign, with_usable_captions
-from qllava.datagen.sources import read_coco
+from qllava.datagen.selection import check_settings, refuse_foreign, with_usable_captions
 from qllava.datagen.store import Folder
 from qllava.datagen.teachers.batch import ask_batches
 from qllava.datagen.teachers.batch_state import load_state
 from qllava.datagen.teachers.dialect import first_dialect
 from qllava.datagen.teachers.openai_client import DEFAULT_MODEL, Teacher, find_endpoint
-from qllava.datagen.template_teacher import measure_priors, teach
+from qllava.datagen.template_teacher import teach
 from qllava.datagen.writer import Writer
 from qllava.errors import DataError, UsageError
 
@@ -73,21 +73,23 @@ class ModelRun:
             )
         self.mix = restrict(job.mix, kinds)
         self._prompts = load_prompts(job.prompts, kinds)
-        refuse_foreign(job.out, job.teacher)
-        self.source = read_coco(job.images, job.annotations)
-        every = [scene for scene in self.source.scenes if not scene.held_out]
-        if not every:
-            raise DataError(
-                f"{job.images} has {len(self.source.scenes)} annotated pictures, none to train on; give at least 2"
-            )
-        if not job.see and not any(scene.captions or scene.instances for scene in every):
+        refuse_foreign(job.out, job.teacher, job.shard)
+        self.intake = take_in(
+            job.images,
+            job.annotations,
+            job.out,
+            limit=job.limit,
+            seed=job.seed,
+            shard=job.shard,
+            target=job.target,
+            unpack_to=job.unpack_to,
+        )
+        self.source, self.train = self.intake.source, self.intake.train
+        if not job.see and not self.source.annotated:
             raise UsageError(
                 f"{job.images} has no annotations, and a teacher without --see knows a picture from nothing else; "
                 "add --see (and a model that takes pictures) or --annotations PATH"
             )
-        self.whole = len(every)
-        self.train = limited(every, job.limit, job.seed)
-        self.held_out = limited([scene for scene in self.source.scenes if scene.held_out], job.limit, job.seed)
         self.builder = RequestBuilder(
             self._prompts,
             model=self.model,
@@ -118,7 +120,7 @@ class ModelRun:
             else:
                 requests += 1
                 missing += usage
-        scale = self.whole / len(self.train)
+        scale = self.intake.of / len(self.train)
         cost = None if self.price is None else self.price.cost(missing, batch=self.batched)
         whole = None if self.price is None else self.price.cost(everything, batch=self.batched) * scale
         return Estimate(
@@ -128,7 +130,7 @@ class ModelRun:
             prompt_tokens=missing.prompt,
             answer_tokens=missing.completion,
             cost=cost,
-            whole_pictures=self.whole,
+            whole_pictures=self.intake.of,
             whole_requests=round((requests + found) * scale),
             whole_cost=whole,
         )
@@ -201,24 +203,23 @@ class ModelRun:
             readers = Readers()
             for scene in self.train:
                 usable = replace(scene, captions=writer.usable_captions(scene))
-                writer.write_caption(usable)
+                writer.write_caption(usable, self.intake.paired)
                 judge.write(usable, kinds_of(scene.id, self.mix, job.seed), readers)
-            priors = measure_priors(self.train)
-            for scene in self.held_out:
+            for scene in self.intake.held_out:
                 usable = replace(scene, captions=writer.usable_captions(scene))
                 kinds: Sequence[Kind] = ("conversation",)
-                writer.write_held_out(
-                    scene, teach(scene.id, readers.facts(usable), priors, job.seed, job.questions, kinds)
-                )
+                lessons = teach(scene.id, readers.facts(usable), self.intake.priors, job.seed, job.questions, kinds)
+                writer.write_held_out(scene, lessons)
             report = Report(
                 out=job.out,
+                source=self.source.kind,
                 teacher=job.teacher,
                 model=self.model,
                 seed=job.seed,
                 questions=job.questions,
                 kinds=tuple(self.mix),
                 pictures=len(self.train),
-                held_out=len(self.held_out),
+                held_out=len(self.intake.held_out),
                 held_out_rule=self.source.held_out_rule,
                 held_out_questions=writer.files["heldout.jsonl"].entries,
                 missing=len(self.source.missing),
@@ -235,9 +236,12 @@ class ModelRun:
                 usage=sum(judge.paid.values(), Usage()),
                 cost_usd=self._cost(judge.paid),
                 unasked=judge.unasked,
+                target=job.target,
+                shard=job.shard,
+                unpacked=self.intake.unpacked,
             )
             report = replace(report, files={**report.files, "README.md": folder.text("README.md", readme(report))})
-            folder.text(CARD, card_json(report, image_root(job.images, job.out)))
+            folder.text(CARD, card_json(report, image_root(self.source.root, job.out)))
             folder.commit()
         if judge.answers and not sum(report.by_kind.values()) and not asked.stopped:
             reason = max(report.rejected, key=lambda name: report.rejected[name], default="no answer")

@@ -10,8 +10,8 @@ import json
 import re
 from dataclasses import dataclass
 
-from qllava.datagen.checks import Rejection
-from qllava.datagen.lessons import Kind, Turn
+from qllava.datagen.lessons import Kind, Rejection, Turn
+from qllava.datagen.wording_checks import CUT_OFF, EMPTY, LEFT_OVER, SWAPPED
 
 _DECORATION = r"[ \t>#*_`-]*"
 _LABEL = re.compile(
@@ -23,6 +23,7 @@ _SEPARATOR = re.compile(r"^[ \t*]*={3,}[ \t*]*$", re.MULTILINE)
 _FENCE = re.compile(r"^\s*```[a-z]*[ \t]*\n(?P<inside>.*?)\n?```\s*$", re.DOTALL | re.IGNORECASE)
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _PLACEHOLDER = "<image>"
+HOLDS_IMAGE = "holds <image>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +46,17 @@ def parse_answer(text: str, kind: Kind, *, cut_off: bool) -> Parsed:
         cut_off: whether it was stopped by the token limit (`finish_reason: length`); then the last turn is left out.
 
     Returns:
-        Turns, or why there are none: `empty answer`, `broken format`, `roles swapped`, `cut off`,
-        `holds <image>`. A conversation keeps the turns before its first bad one.
+        Turns, or why there are none: reasons of `wording_checks`, and `HOLDS_IMAGE`. A conversation keeps the turns
+        before its first bad one.
     """
     body = _THOUGHT.sub("", text.replace("\r\n", "\n")).strip()
     if fence := _FENCE.match(body):
         body = fence["inside"].strip()
     if not body:
-        return _nothing("cut off", "no text before the token limit") if cut_off else _nothing("empty answer", "no text")
+        return _nothing(CUT_OFF, "no text before the token limit") if cut_off else _nothing(EMPTY, "no text")
     parsed = _from_json(body, kind) if body[0] in "{[" else _from_text(body, kind, cut_off=cut_off)
     if cut_off and (body[0] in "{[" or kind != "conversation"):
-        return _nothing("cut off", "stopped by the token limit")
+        return _nothing(CUT_OFF, "stopped by the token limit")
     return _checked(parsed, kind)
 
 
@@ -63,11 +64,11 @@ def _from_json(body: str, kind: Kind) -> Parsed:
     try:
         content = json.loads(body)
     except ValueError as error:
-        return _nothing("broken format", f"not JSON ({error})")
+        return _nothing(LEFT_OVER, f"not JSON ({error})")
     if kind == "conversation":
         entries = content.get("turns") if isinstance(content, dict) else content
         if not isinstance(entries, list) or not entries:
-            return _nothing("broken format", "JSON without a list `turns`")
+            return _nothing(LEFT_OVER, "JSON without a list `turns`")
     else:
         entries = [content]
     turns: list[Turn] = []
@@ -76,7 +77,7 @@ def _from_json(body: str, kind: Kind) -> Parsed:
         if kind == "detail":
             question = ""
         if not isinstance(question, str) or not isinstance(answer, str):
-            return _nothing("broken format", f"JSON {'turn' if kind == 'conversation' else 'answer'} without its texts")
+            return _nothing(LEFT_OVER, f"JSON {'turn' if kind == 'conversation' else 'answer'} without its texts")
         turns.append(Turn(_clean(question), _clean(answer)))
     return Parsed(tuple(turns), ())
 
@@ -86,10 +87,10 @@ def _from_text(body: str, kind: Kind, *, cut_off: bool) -> Parsed:
     labels = list(_LABEL.finditer(plain))
     if kind == "detail":
         if len(labels) > 1 or (labels and labels[0]["role"][0].lower() == "q"):
-            return _nothing("broken format", "questions where one description was asked for")
+            return _nothing(LEFT_OVER, "questions where one description was asked for")
         return Parsed((Turn("", _clean(plain[labels[0].end() :] if labels else plain)),), ())
     if not labels:
-        return _nothing("broken format", "no `Question:`")
+        return _nothing(LEFT_OVER, "no `Question:`")
     pieces = [
         (label["role"][0].lower(), _clean(plain[label.end() : after.start() if after else len(plain)]))
         for label, after in zip(labels, [*labels[1:], None], strict=True)
@@ -99,7 +100,7 @@ def _from_text(body: str, kind: Kind, *, cut_off: bool) -> Parsed:
         last = pieces.pop()
         if last[0] == "a" and pieces:
             pieces.pop()
-        rejections.append(Rejection("cut off", "the last turn was stopped by the token limit"))
+        rejections.append(Rejection(CUT_OFF, "the last turn was stopped by the token limit"))
     turns: list[Turn] = []
     for at in range(0, len(pieces), 2):
         pair = pieces[at : at + 2]
@@ -113,10 +114,10 @@ def _from_text(body: str, kind: Kind, *, cut_off: bool) -> Parsed:
 
 def _bad_pair(roles: str) -> Rejection:
     if roles == "q":
-        return Rejection("broken format", "a question without its answer")
+        return Rejection(LEFT_OVER, "a question without its answer")
     if roles == "qq":
-        return Rejection("broken format", "two questions in a row")
-    return Rejection("roles swapped", "an answer where a question belongs")
+        return Rejection(LEFT_OVER, "two questions in a row")
+    return Rejection(SWAPPED, "an answer where a question belongs")
 
 
 def _checked(parsed: Parsed, kind: Kind) -> Parsed:
@@ -125,18 +126,18 @@ def _checked(parsed: Parsed, kind: Kind) -> Parsed:
     rejections = list(parsed.rejections)
     for turn in parsed.turns:
         if not turn.answer or (kind != "detail" and not turn.question):
-            rejections.append(Rejection("empty answer", f"an empty {'answer' if turn.question else 'question'}"))
+            rejections.append(Rejection(EMPTY, f"an empty {'answer' if turn.question else 'question'}"))
             break
         if _PLACEHOLDER in f"{turn.question} {turn.answer}".lower():
-            rejections.append(Rejection("holds <image>", "the placeholder would become a second picture"))
+            rejections.append(Rejection(HOLDS_IMAGE, "the placeholder would become a second picture"))
             break
         kept.append(turn)
     if kind == "reasoning" and len(parsed.turns) > 1:
-        return Parsed((), (Rejection("broken format", f"{len(parsed.turns)} questions where one was asked for"),))
+        return Parsed((), (Rejection(LEFT_OVER, f"{len(parsed.turns)} questions where one was asked for"),))
     if kind != "conversation" and rejections:
         return Parsed((), tuple(rejections))
     if not kept and not rejections:
-        rejections.append(Rejection("broken format", "no question with its answer"))
+        rejections.append(Rejection(LEFT_OVER, "no question with its answer"))
     return Parsed(tuple(kept), tuple(rejections))
 
 

@@ -1,4 +1,4 @@
-"""From a folder of annotated pictures to a data folder with the template teacher: read, choose, teach, write.
+"""From annotated pictures to a data folder with the template teacher: read, choose, teach, write.
 
 Facts are taken from one scene at a time, so memory holds the annotations and nothing that grows with the answers.
 Language-model teachers go through `qllava.datagen.model_run`.
@@ -13,13 +13,14 @@ from pathlib import Path
 from qllava.datagen.captions import CaptionReader
 from qllava.datagen.card import CARD, Report, card_json, image_root, readme
 from qllava.datagen.facts import Facts, extract_facts
+from qllava.datagen.intake import take_in
 from qllava.datagen.lessons import KINDS, Kind, Lesson
 from qllava.datagen.lock import locked
 from qllava.datagen.responses import RESPONSES
-from qllava.datagen.selection import TEACHERS, check_settings, limited, refuse_foreign
-from qllava.datagen.sources import Scene, read_coco
+from qllava.datagen.selection import TEACHERS, check_settings, refuse_foreign
+from qllava.datagen.sources import Scene
 from qllava.datagen.store import Folder, ListFile
-from qllava.datagen.template_teacher import measure_priors, teach
+from qllava.datagen.template_teacher import teach
 from qllava.datagen.writer import ImagePosition, Writer
 from qllava.errors import DataError, UsageError
 
@@ -43,54 +44,64 @@ def generate(
     kinds: Sequence[str] = DEFAULT_KINDS,
     progress: Progress | None = None,
     image_position: ImagePosition = "first",
+    shard: str | None = None,
+    target: int | None = None,
+    unpack_to: Path | None = None,
 ) -> Report:
     """Write `align.json`, `instruct.json`, `heldout.jsonl` and what goes with them into `out`.
 
     Args:
-        images: COCO folder, see `qllava.datagen.sources`.
+        images: a folder, an archive, a table or a hub id, see `qllava.datagen.sources.read_source`.
         annotations: annotation folder or file, when it is not in or beside `images`.
         out: the data folder; files of an earlier gen-data there are replaced, others left alone.
         teacher: `template`; the others are run by `model_run.ModelRun`.
-        limit: at most this many training pictures, and as many held-out ones, chosen by hash.
+        limit: at most this many training pictures, and as many held-out ones, chosen by hash; over all shards.
         seed: chooses wordings, captions and the pictures within `limit`; never what is held out.
         questions: short questions a picture, at most.
         kinds: some of `lessons.KINDS`.
         progress: told after each picture.
         image_position: `first`, or `random`: before or after the first question, by hash (the paper, section 4).
+        shard: `i/n`: the pictures of the i-th of n shares, for `merge` to join.
+        target: at most this many caption pairs, concepts balanced; over all shards.
+        unpack_to: folder for the pictures of archives and data sets; beside `out` unless given.
+
+    Captions of a source that knows no boxes become caption pairs and no questions: nothing bears them out.
 
     Raises:
-        UsageError: a setting that cannot work, or a folder that is not there.
+        UsageError: a setting that cannot work, a folder that is not there, or pictures without annotations.
         DataError: annotations that cannot be read or hold nothing to teach.
     """
     chosen_kinds = check_settings(teacher, limit, questions, kinds)
     if teacher != "template":
         raise UsageError(f"--teacher {teacher} asks a model; use qllava.datagen.model_run.ModelRun")
-    refuse_foreign(out, teacher)
-    source = read_coco(images, annotations)
-    train = limited([scene for scene in source.scenes if not scene.held_out], limit, seed)
-    held_out = limited([scene for scene in source.scenes if scene.held_out], limit, seed)
-    if not train:
-        raise DataError(f"{images} has {len(source.scenes)} annotated pictures, none to train on; give at least 2")
+    refuse_foreign(out, teacher, shard)
+    intake = take_in(images, annotations, out, limit=limit, seed=seed, shard=shard, target=target, unpack_to=unpack_to)
+    source, train, held_out = intake.source, intake.train, intake.held_out
+    if not source.annotated:
+        raise UsageError(
+            f"{images} has pictures and neither captions nor boxes ({source.kind}), and the template teacher speaks "
+            "from nothing else; add --annotations PATH, or a model that sees: --teacher openai --see"
+        )
+    pairs_alone = source.captions_only
     with locked(out), Folder(out) as folder:
         writer = Writer(folder, source, seed, image_position)
         responses = folder.list_file(RESPONSES)
-        priors = measure_priors(train)
         readers = Readers()
         for done, scene in enumerate((*train, *held_out), start=1):
             wanted: Sequence[Kind] = chosen_kinds if not scene.held_out else ("conversation",)
             usable = replace(scene, captions=writer.usable_captions(scene))
             facts = readers.facts(usable)
-            lessons = teach(scene.id, facts, priors, seed, questions, wanted)
-            if scene.held_out:
-                writer.write_held_out(scene, lessons)
-            else:
-                writer.write_lessons(scene, lessons)
-                writer.write_caption(usable)
-            _record(responses, scene, facts, lessons)
+            lessons = [] if pairs_alone else teach(scene.id, facts, intake.priors, seed, questions, wanted)
+            if not pairs_alone:
+                (writer.write_held_out if scene.held_out else writer.write_lessons)(scene, lessons)
+            if not scene.held_out:
+                writer.write_caption(usable, intake.paired)
+            _record(responses, usable, facts, lessons)
             if progress is not None:
                 progress(done, len(train) + len(held_out))
         report = Report(
             out=out,
+            source=source.kind,
             teacher=teacher,
             model=None,
             seed=seed,
@@ -107,14 +118,17 @@ def generate(
             by_type=dict(sorted(writer.types.items())),
             rejected=dict(sorted(writer.rejected.items())),
             files=folder.finish(),
+            target=target,
+            shard=shard,
+            unpacked=intake.unpacked,
         )
-        if not sum(report.by_kind.values()):
+        if not report.captions and not sum(report.by_kind.values()):
             raise DataError(
                 f"no question follows from the annotations of {images}; "
                 f"add instances_*.json (boxes) to the captions, or another of --kinds {','.join(KINDS)}"
             )
         report = replace(report, files={**report.files, "README.md": folder.text("README.md", readme(report))})
-        folder.text(CARD, card_json(report, image_root(images, out)))
+        folder.text(CARD, card_json(report, image_root(source.root, out)))
         folder.commit()
     return report
 
@@ -141,6 +155,7 @@ def _record(responses: ListFile, scene: Scene, facts: Facts, lessons: Sequence[L
             "image": scene.image,
             "teacher": "template",
             "held_out": scene.held_out,
+            **scene.record(),
             "facts": facts.record(),
             "answers": [
                 {"kind": lesson.kind, "type": lesson.type, "question": lesson.question, "answer": lesson.answer}

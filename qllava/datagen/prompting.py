@@ -42,13 +42,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sample that is wanted; `key` (hex) names everything that shapes the answer."""
+    """One sample that is wanted; `key` (hex) names everything that shapes the answer.
+
+    `context` is what the teacher is told, `seen` the scene's captions and boxes (see `Scene.record`).
+    """
 
     key: str
     picture: str
     image: str
     kind: Kind
     context: str
+    seen: Mapping[str, Any]
     file: Path | None
 
 
@@ -99,7 +103,7 @@ class RequestBuilder:
         digest.update(context.encode())
         if file is not None:
             digest.update(f"\0{self._file_hash(file)}".encode())
-        return Request(digest.hexdigest()[:32], scene.id, scene.image, kind, context, file)
+        return Request(digest.hexdigest()[:32], scene.id, scene.image, kind, context, scene.record(), file)
 
     def _file_hash(self, file: Path) -> str:
         """sha256 of a picture's file; kept for the other kinds of the same picture, which come next."""

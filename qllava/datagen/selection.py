@@ -54,11 +54,12 @@ def with_usable_captions(scene: Scene) -> Scene:
     return scene if usable == scene.captions else replace(scene, captions=usable)
 
 
-def refuse_foreign(out: Path, teacher: str) -> None:
-    """Never write over data that gen-data did not make, nor over answers that were paid for.
+def refuse_foreign(out: Path, teacher: str, shard: str | None = None) -> None:
+    """Never write over data that gen-data did not make, nor over answers that were paid for, nor over another shard.
 
     Raises:
-        UsageError: `out` is a file, holds data without our card, or was made by the other sort of teacher.
+        UsageError: `out` is a file, holds data without our card, or was made by the other sort of teacher, or for
+            another `--shard`.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
@@ -74,8 +75,12 @@ def refuse_foreign(out: Path, teacher: str) -> None:
     try:
         card = json.loads((out / CARD).read_text(encoding="utf-8"))
         known = card["schema_version"] == SCHEMA_VERSION and card["teacher"]
+        share = card.get("shard")
     except (OSError, ValueError, KeyError, TypeError):
-        known = None
+        known = share = None
     if known != teacher and not (paid and known in MODEL_TEACHERS):
         whom = "the template teacher" if teacher == "template" else "a language-model teacher"
         raise UsageError(f"{out / there[0]} was not written by {whom}; choose another --out or move it away")
+    if share != shard:
+        holds = "the whole data set" if share is None else f"shard {share}"
+        raise UsageError(f"{out} holds {holds}; give each shard a folder of its own with --out")

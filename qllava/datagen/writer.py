@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Literal
 
 from qllava.datagen.instructions import BRIEF_INSTRUCTIONS
@@ -16,6 +16,13 @@ from qllava.datagen.template_teacher import seeded
 PLACEHOLDER = "<image>"
 WRITTEN = ("align.json", "instruct.json", "heldout.jsonl", "rejected.jsonl")
 ImagePosition = Literal["first", "random"]
+
+
+def caption_pair(scene: Scene, seed: int) -> tuple[str, str]:
+    """(brief instruction, one of the scene's captions); there must be one."""
+    rng = seeded(seed, scene.id, "caption")
+    caption, instruction = rng.choice(scene.captions), rng.choice(BRIEF_INSTRUCTIONS)
+    return instruction, caption
 
 
 class Writer:
@@ -32,6 +39,11 @@ class Writer:
             self.files["rejected.jsonl"].append({"reason": "split not on disk", "split": split, "pictures": listed})
         for file_name in source.missing:
             self.files["rejected.jsonl"].append({"reason": "picture not on disk", "image": file_name})
+        for left_out in source.notes:
+            # Without an id: it is about the whole source, which every shard reads (see `merge`).
+            detail = {"detail": left_out.detail} if left_out.detail else {}
+            self.rejected[left_out.reason] += 1
+            self.files["rejected.jsonl"].append({"reason": left_out.reason, "image": left_out.name} | detail)
 
     def usable_captions(self, scene: Scene) -> tuple[str, ...]:
         """The captions that can be learnt; one that holds the image placeholder would become a second picture."""
@@ -61,13 +73,15 @@ class Writer:
                 }
             )
 
-    def write_caption(self, scene: Scene) -> None:
-        """The caption pair of a picture, for stage 1."""
+    def write_caption(self, scene: Scene, paired: Container[str] | None = None) -> None:
+        """The caption pair of a picture, for stage 1; `paired` holds the ids that have one, None means all."""
         if not scene.captions:
             self.reject(scene, "no caption to align with")
             return
-        rng = seeded(self._seed, scene.id, "caption")
-        caption, instruction = rng.choice(scene.captions), rng.choice(BRIEF_INSTRUCTIONS)
+        instruction, caption = caption_pair(scene, self._seed)
+        if paired is not None and scene.id not in paired:
+            self.reject(scene, "caption not chosen for --target", caption=caption)
+            return
         sample = self._sample(scene.id, scene.image, [Turn(instruction, caption)])
         self.files["align.json"].append(sample | {"kind": "caption"})
 

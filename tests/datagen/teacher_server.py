@@ -25,6 +25,12 @@ FAULTS = ("429", "500", "reset", "truncated", "not json", "no choices", "timeout
 """What keeps a request from being answered; each happens to a request once at the most."""
 OUTCOMES = ("refusal", "length", "wrong schema", "swapped", "empty")
 """Answers that are paid for and no good."""
+LIES = (
+    "There are three dogs in the picture.",
+    "There is a person in the picture.",
+    "The dog is to the right of the circle.",
+)
+"""What the annotations of `many_pictures` deny: a number, an object, a relation."""
 
 
 class Server(ThreadingHTTPServer):
@@ -251,7 +257,11 @@ def completion(body: dict[str, Any], key: str, plan: dict[str, Any]) -> dict[str
     draw = int(hashlib.sha256(f"outcome/{key}".encode()).hexdigest()[:8], 16) / 2**32
     share = plan.get("outcome_share", 0.0)
     outcome = OUTCOMES[int(draw / share * len(OUTCOMES))] if draw < share else "good"
-    content: str | None = text_of(kind_of(body), key, as_json="response_format" in body)
+    form = {"as_json": "response_format" in body}
+    content: str | None = text_of(kind_of(body), key, **form)
+    if plan.get("answers") == "about the picture":
+        lie = LIES[int(draw * 1e6) % len(LIES)] if draw < plan.get("lies", 0.0) else None
+        content = about(kind_of(body), captions_of(body), lie, **form)
     if plan.get("echo_authorization"):
         content = f"{content} {plan['echo_authorization']}"
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
@@ -276,22 +286,44 @@ def completion(body: dict[str, Any], key: str, plan: dict[str, Any]) -> dict[str
     }
 
 
+def captions_of(body: dict[str, Any]) -> list[str]:
+    """The captions in a request: the lines before the boxes."""
+    content = body["messages"][-1]["content"]
+    text = content if isinstance(content, str) else content[0]["text"]
+    return str(text).split("\n\n", maxsplit=1)[0].splitlines()
+
+
+def about(kind: str, captions: list[str], lie: str | None, *, as_json: bool) -> str:
+    """An answer that says what the captions say, or `lie` instead."""
+    said = lie or f"The picture shows {captions[0]}."
+    turns = [
+        {"question": "What can be seen in the picture?", "answer": said},
+        {"question": "Is it a drawing?", "answer": "That cannot be told."},
+    ]
+    if kind == "detail":
+        turns = [{"question": "", "answer": f"{said} Nothing else in it stands out at first sight."}]
+    elif kind == "reasoning":
+        turns = [{"question": "Why might somebody keep it?", "answer": f"{said} That may remind them of a day out."}]
+    return written(kind, turns, as_json=as_json)
+
+
 def text_of(kind: str, key: str, *, as_json: bool) -> str:
     """A good answer, with words of its own for each request."""
     turns = [
         {"question": f"What is {words(key, n, 4)}?", "answer": f"It is {words(key, n + 10, 8)}."} for n in range(3)
     ]
-    content: Any = {"turns": turns}
     if kind == "detail":
-        content = {"answer": f"The scene shows {words(key, 20, 12)}."}
-    elif kind == "reasoning":
-        content = turns[0]
+        turns = [{"question": "", "answer": f"The scene shows {words(key, 20, 12)}."}]
+    return written(kind, turns if kind == "conversation" else turns[:1], as_json=as_json)
+
+
+def written(kind: str, turns: list[dict[str, str]], *, as_json: bool) -> str:
+    """Turns in the form that was asked for."""
+    if kind == "detail":
+        return json.dumps({"answer": turns[0]["answer"]}) if as_json else turns[0]["answer"]
     if as_json:
-        return json.dumps(content)
-    if kind == "detail":
-        return str(content["answer"])
-    chosen = turns if kind == "conversation" else turns[:1]
-    return "\n===\n".join(f"Question:\n{turn['question']}\n===\nAnswer:\n{turn['answer']}" for turn in chosen)
+        return json.dumps({"turns": turns} if kind == "conversation" else turns[0])
+    return "\n===\n".join(f"Question:\n{turn['question']}\n===\nAnswer:\n{turn['answer']}" for turn in turns)
 
 
 def words(key: str, number: int, many: int) -> str:

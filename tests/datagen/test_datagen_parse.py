@@ -50,11 +50,11 @@ def test_spellings(text: str) -> None:
         ('{"turns": []}', "conversation", "broken format"),
         ('{"turns": [{"question": 7, "answer": "x"}]}', "conversation", "broken format"),
         (render(TWO, "conversation", "text"), "reasoning", "broken format"),
-        ("Question:\nIs it?\nAnswer:\n \n", "reasoning", "empty answer"),
+        ("Question:\nIs it?\nAnswer:\n \n", "reasoning", "empty"),
         ("Question:\nIs it?\nAnswer:\nAn <Image> of it.", "reasoning", "holds <image>"),
         (render(TWO, "conversation", "text"), "detail", "broken format"),
         ('["x"]', "detail", "broken format"),
-        (" \n", "detail", "empty answer"),
+        (" \n", "detail", "empty"),
     ],
 )
 def test_what_is_left_out(text: str, kind: Kind, reason: str) -> None:

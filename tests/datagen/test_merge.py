@@ -197,9 +197,10 @@ def test_a_language_models_answers_costs_and_usage(whole: Path, tmp_path: Path) 
     head = '{"journal": "answers", "version": 1}\n'
     for number, folder in enumerate(shards, start=1):
         (folder / "responses.jsonl").write_text(head + f'{{"key":"a{number}","response":{{}}}}\n')
-        run = {"endpoint": f"http://host{number}/v1", "prompts": {"detail": "ff"}, "answers": 10, "unasked": number}
-        run["usage"] = {"prompt_tokens": 100 * number, "completion_tokens": 7}
-        seal(folder, cost_usd=0.25 * number, model_run=run)
+        run = {"endpoint": f"http://host{number}/v1", "prompts": {"detail": "ff"}, "mix": {"detail": 1.0}}
+        run |= {"answers": 10, "unasked": number}
+        run["usage"] = {"prompt_tokens": 100 * number, "cached_tokens": 1, "completion_tokens": 7}
+        seal(folder, teacher="openai", model="m", cost_usd=0.25 * number, model_run=run)
     merge(tmp_path / "data", shards)
     text = (tmp_path / "data" / "responses.jsonl").read_text()
     assert text == head + '{"key":"a1","response":{}}\n{"key":"a2","response":{}}\n'
@@ -208,10 +209,14 @@ def test_a_language_models_answers_costs_and_usage(whole: Path, tmp_path: Path) 
     assert card["model_run"] == {
         "endpoint": "http://host1/v1, http://host2/v1",
         "prompts": {"detail": "ff"},
+        "mix": {"detail": 1.0},
         "answers": 20,
         "unasked": 3,
-        "usage": {"prompt_tokens": 300, "completion_tokens": 14},
+        "usage": {"prompt_tokens": 300, "cached_tokens": 2, "completion_tokens": 14},
     }
+    words = " ".join((tmp_path / "data" / "README.md").read_text().split())
+    assert "`m` at http://host1/v1, http://host2/v1: 20 answers, 300 prompt tokens (2 of them cached)" in words
+    assert "0.75 USD by the listed prices. 3 samples were not asked for yet" in words
     seal(shards[1], cost_usd=None)
     merge(tmp_path / "free", shards)
     assert json.loads((tmp_path / "free" / "card.json").read_text())["cost_usd"] is None

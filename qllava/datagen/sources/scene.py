@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from qllava.types import Box
 
@@ -45,6 +46,16 @@ class Scene:
     held_out: bool = False
     exhaustive: bool = True
 
+    def record(self) -> dict[str, Any]:
+        """Captions and boxes as plain JSON values: what a teacher could know, and what the gallery shows."""
+        boxes = []
+        for instance in self.instances:
+            box = instance.box
+            corners = [round(side, 3) for side in (box.x1, box.y1, box.x2, box.y2)]
+            crowd = {"crowd": True} if instance.crowd else {}
+            boxes.append({"category": instance.category, "box": corners} | crowd)
+        return {"captions": list(self.captions), "boxes": boxes}
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -76,6 +87,11 @@ class Source:
     def annotated(self) -> bool:
         """Whether any picture has a caption or a box; without, only a teacher that sees can say anything."""
         return any(scene.captions or scene.instances for scene in self.scenes)
+
+    @property
+    def captions_only(self) -> bool:
+        """Whether it is of a kind that has no boxes and lists no objects: nothing bears a caption out."""
+        return all(scene.categories is NO_CATEGORIES for scene in self.scenes)
 
     @property
     def note_counts(self) -> dict[str, int]:
