@@ -122,7 +122,7 @@ def generate(
             shard=shard,
             unpacked=intake.unpacked,
         )
-        if not report.captions and not sum(report.by_kind.values()):
+        if shard is None and not report.captions and not sum(report.by_kind.values()):
             raise DataError(
                 f"no question follows from the annotations of {images}; "
                 f"add instances_*.json (boxes) to the captions, or another of --kinds {','.join(KINDS)}"

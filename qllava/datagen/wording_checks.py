@@ -117,17 +117,20 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
 
 
 def wording_fault(kind: Kind, turn: Turn, captions: Sequence[str]) -> Rejection | None:
-    """The first thing wrong with a turn's words; `captions` excuse what the picture itself shows ("a caption")."""
+    """The first thing wrong with a turn's words; `captions` excuse what the picture itself shows ("a caption").
+
+    The question of a detail is one of the prompts' list ("I would like ..."), not the model's own.
+    """
     for name, text in (("question", turn.question), ("answer", turn.answer)):
         if not _WORD.search(text):
             return Rejection(EMPTY, f"the {name} is {text!r}")
     for reason, pattern in _PATTERNS:
-        texts = (turn.answer,) if reason == REFUSAL else (turn.question, turn.answer)
+        texts = (turn.answer,) if reason == REFUSAL or kind == "detail" else (turn.question, turn.answer)
         for text in texts:
             found = pattern.search(_plain(text))
             if found is not None and not (reason == SOURCES and _is_in_picture(found[0], captions)):
                 return Rejection(reason, _quoted(found[0]))
-    return _roles(turn) or _shape(kind, turn) or _repetition(turn)
+    return _roles(kind, turn) or _shape(kind, turn) or _repetition(turn)
 
 
 def normalized(text: str) -> tuple[str, ...]:
@@ -150,9 +153,9 @@ def _is_in_picture(found: str, captions: Sequence[str]) -> bool:
     return any(noun in caption.lower() for noun in nouns for caption in captions)
 
 
-def _roles(turn: Turn) -> Rejection | None:
+def _roles(kind: Kind, turn: Turn) -> Rejection | None:
     question, answer = turn.question.strip(), turn.answer.strip()
-    states = "?" not in question and _STATEMENT.match(question) is not None
+    states = kind != "detail" and "?" not in question and _STATEMENT.match(question) is not None
     asks = answer.endswith("?") and len(_SENTENCE.split(answer)) == 1
     if states and asks:
         return Rejection(SWAPPED, f"the answer asks {_quoted(answer)}")

@@ -13,6 +13,7 @@ from qllava.datagen.checks import REASONS, Checker, Rejection, Turn
 from qllava.datagen.facts import Facts, extract_facts
 from qllava.datagen.lessons import Kind
 from qllava.datagen.near_duplicates import NearDuplicates
+from qllava.datagen.prompts.load import load_prompts
 from tests.datagen.check_cases import BAD, CATEGORIES, GOOD, MISSED, SCENES, Case
 from tests.datagen.check_cases_unseen import RIGHT, WRONG
 
@@ -114,6 +115,14 @@ LONG = (
     "A brown dog is lying on the green grass of a quiet park, and a red frisbee lies a few steps to its right, which "
     "makes it likely that the dog has been playing for a while and now takes a rest in the warm light of the evening."
 )
+
+
+def test_every_preset_question_of_a_detail_may_be_asked() -> None:
+    questions = load_prompts(None, ["detail"])["detail"].questions
+    assert len(questions) == 16
+    for number, question in enumerate(questions):
+        answer = f"Number {number}: a man in a red coat stands on the grass and looks at a dog in front of him."
+        assert check(Checker(seed=1), [(question, answer)], kind="detail") == "1 kept; "
 
 
 def test_near_duplicates_over_pictures_only_for_long_answers() -> None:

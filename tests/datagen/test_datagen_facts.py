@@ -223,3 +223,29 @@ def test_several_on_one_side_need_one_there() -> None:
 def test_a_caption_that_the_boxes_deny_is_not_repeated() -> None:
     assert facts(["a dog", "two dogs", "a dog and a cat"], at("dog")).agreeing == ("a dog",)
     assert facts(["a group of people"], at("person", crowd=True)).agreeing == ("a group of people",)
+
+
+@pytest.mark.parametrize(
+    ("captions", "boxes", "count"),
+    [
+        ([], 1, None),
+        (["a street"], 2, None),
+        (["the dog"], 1, None),
+        (["the dogs"], 2, None),
+        (["a dog"], 1, 1),
+        (["a street", "a dog next to the dog house"], 1, 1),
+        (["two dogs"], 2, 2),
+        (["a dog and another dog"], 2, 2),
+        (["a dog"], 2, None),
+        (["dogs, one of them large"], 2, None),
+    ],
+)
+def test_where_no_crowd_is_marked_a_caption_must_state_the_number(
+    captions: list[str], boxes: int, count: int | None
+) -> None:
+    instances = tuple(at("dog", 0.2 + 0.3 * n) for n in range(boxes))
+    found = extract_facts(Scene("1", "1.jpg", tuple(captions), instances, NAMES, exhaustive=False), READER)
+    assert found.counts.get("dog") == count
+    assert ("dog" in found.unique) == (count == 1)
+    assert ("dog" in found.doubts) == (count is None)
+    assert found.present == ("dog",)

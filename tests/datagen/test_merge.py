@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qllava.datagen.lessons import KINDS
 from qllava.datagen.merge import LINES, LISTS, merge
 from qllava.datagen.pipeline import generate
-from qllava.datagen.shard import in_shard
 from qllava.errors import DataError, UsageError
 
 Split = Callable[..., None]
@@ -29,7 +28,7 @@ def whole(tmp_path: Path, split: Split) -> Path:
     split(tmp_path / "coco", "train", pictures, skip=[7, 11])
     split(tmp_path / "coco", "val", pictures[:9], first=500)
     split(tmp_path / "coco", "extra", pictures[:3], first=700, skip=[700, 701, 702])
-    generate(tmp_path / "coco", None, tmp_path / "whole", kinds=("conversation", "detail", "reasoning"))
+    generate(tmp_path / "coco", None, tmp_path / "whole", kinds=KINDS)
     return tmp_path / "whole"
 
 
@@ -56,28 +55,10 @@ def seal(folder: Path, **changes: Any) -> Path:
 
 
 def share(whole: Path, index: int, of: int) -> Path:
-    """What gen-data would write for one shard: the rows of its pictures, and every row about the whole source."""
+    """One shard as gen-data writes it."""
     folder = whole.with_name(f"shard-{index}")
-    shutil.copytree(whole, folder)
-    for name in (*LISTS, *LINES):
-        mine = [row for row in entries(whole / name) if "id" not in row or in_shard(row["id"].split("#")[0], index, of)]
-        write(folder / name, mine)
-    answers = entries(folder / "responses.jsonl")
-    instruct = entries(folder / "instruct.json")
-    card = json.loads((whole / "card.json").read_text())
-    kinds, types = (Counter(row[key] for row in instruct) for key in ("kind", "type"))
-    rejected = Counter(row["reason"] for row in entries(folder / "rejected.jsonl") if "id" in row)
-    card["counts"] |= {
-        "pictures": sum(not row["held_out"] for row in answers),
-        "held_out_pictures": sum(row["held_out"] for row in answers),
-        "captions": len(entries(folder / "align.json")),
-        "instructions": len(instruct),
-        "by_kind": {kind: kinds[kind] for kind in card["kinds"]},
-        "by_type": dict(sorted(types.items())),
-        "held_out_questions": len(entries(folder / "heldout.jsonl")),
-        "rejected": dict(sorted(rejected.items())),
-    }
-    return seal(folder, counts=card["counts"])
+    generate(whole.with_name("coco"), None, folder, kinds=KINDS, shard=f"{index}/{of}")
+    return folder
 
 
 @pytest.mark.parametrize("of", [2, 3])
