@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,25 @@ def test_shards_have_folders_of_their_own(coco: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--shard 1/1000 holds none of the 12 pictures to train on; use fewer shards"):
         generate(coco, None, tmp_path / "none", shard="1/1000")
     assert not (tmp_path / "none").exists()
+
+
+def test_broken_characters_break_nothing(tmp_path: Path, split: Split) -> None:
+    """Half a character in a caption, a file name that is no UTF-8, a listed name that no disk can have."""
+    split(tmp_path / "coco", "train", [(["a dog \ud83d here"], [])] * 2)
+    generate(tmp_path / "coco", None, tmp_path / "data")
+    (pair,) = rows(tmp_path / "data" / "align.json")
+    assert pair["conversations"][1]["value"] == "a dog ? here"
+    folder = table(tmp_path / "mine", ["a dog", "a cat", "a kite"])
+    for name in (b"x\xff.jpg", b"y.jpg"):
+        (Path(os.fsdecode(os.fsencode(folder) + b"/" + name))).write_bytes(b"jpeg")
+        (Path(os.fsdecode(os.fsencode(folder) + b"/" + name[:-4] + b".txt"))).write_text("a mat")
+    (folder / "captions.csv").unlink()
+    generate(folder, None, tmp_path / "more")
+    (listed,) = rows(tmp_path / "more" / "rejected.jsonl")[:1]
+    assert listed == {"reason": "file name is not UTF-8", "image": "x\\udcff.jpg"}
+    (folder / "captions.jsonl").write_text(
+        '{"image": "0\\ud83d.jpg", "caption": "gone"}\n{"image": "y.jpg", "caption": "a"}\n'
+        '{"image": "000.jpg", "caption": "a"}\n'
+    )
+    generate(folder, folder / "captions.jsonl", tmp_path / "third")
+    assert rows(tmp_path / "third" / "rejected.jsonl")[0] == {"reason": "picture not on disk", "image": "0?.jpg"}

@@ -60,14 +60,17 @@ def assemble(
     that is held out, else in the first; the other listing becomes a note.
     """
     by_image: dict[str, Found] = {}
-    twice: list[Note] = []
+    left_out: list[Note] = []
     for one in found:
+        if not _is_unicode(one.image):
+            left_out.append(Note("file name is not UTF-8", one.image.encode("utf-8", "backslashreplace").decode()))
+            continue
         other = by_image.setdefault(one.image, one)
         if other is not one:
             kept, left = (one, other) if _is_test(split_of(one)) and not _is_test(split_of(other)) else (other, one)
             by_image[one.image] = kept
             where = [split_of(listed) or "no split" for listed in (kept, left)]
-            twice.append(Note("listed in two splits", one.image, f"kept in {where[0]}, not {where[1]}"))
+            left_out.append(Note("listed in two splits", one.image, f"kept in {where[0]}, not {where[1]}"))
     held, rule = _held_out(by_image)
     scenes = tuple(
         Scene(
@@ -88,7 +91,7 @@ def assemble(
         absent_splits=dict(absent_splits or {}),
         held_out_rule=rule,
         kind=kind,
-        notes=(*notes, *twice),  # only now: a reader that yields writes its notes on the way
+        notes=(*notes, *left_out),  # only now: a reader that yields writes its notes on the way
     )
 
 
@@ -107,8 +110,13 @@ def split_word(name: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """A caption with every run of white space as one space."""
-    return " ".join(text.split())
+    """A caption with every run of white space as one space, and `?` for half a character (a lone surrogate)."""
+    return " ".join(text.split()).encode("utf-8", "replace").decode()
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name can stand in a JSON file; Linux lets a file name be any bytes."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _is_test(split: str) -> bool:
