@@ -15,7 +15,7 @@ from qllava.datagen.facts import Facts
 from qllava.datagen.lessons import Kind, Rejection, Turn
 from qllava.datagen.near_duplicates import NearDuplicates
 from qllava.datagen.relation_checks import WRONG_RELATION
-from qllava.datagen.reply_checks import reply_fault
+from qllava.datagen.reply_checks import premise_fault, reply_fault
 from qllava.datagen.sources import Scene
 from qllava.datagen.wording_checks import (
     COORDINATES,
@@ -114,7 +114,8 @@ class Checker:
         reader = self._reader
         stated: Iterator[Rejection | None] = (statement_fault(c, facts) for c in clauses(turn.answer, reader))
         found = next((fault for fault in stated if fault is not None), None)
-        return found or reply_fault(turn.question, turn.answer, facts, reader)
+        premise = premise_fault(turn.question, facts, reader)
+        return found or premise or reply_fault(turn.question, turn.answer, facts, reader)
 
     def _like_another(self, turn: Turn) -> Rejection | None:
         words = _long(turn)

@@ -78,7 +78,7 @@ def _too_many(clause: Clause, facts: Facts) -> Rejection | None:
     sums: dict[str, dict[int, int]] = {}
     for mention in _mentions(clause):
         count = facts.counts.get(mention.category)
-        first = _phrase_start(clause, mention)
+        first = phrase_start(clause, mention)
         before = clause.tokens[first - 1] if first > 0 else ""
         if count is None or before in {"for", "between", "other", "more", "another", "least", "of", "by"}:
             continue
@@ -98,7 +98,7 @@ def _too_many(clause: Clause, facts: Facts) -> Rejection | None:
     return None
 
 
-def _phrase_start(clause: Clause, mention: Mention) -> int:
+def phrase_start(clause: Clause, mention: Mention) -> int:
     """The index of the first of number, article and adjectives before a noun."""
     at = mention.start
     part = lexicon.ADJECTIVES | lexicon.ARTICLES | lexicon.COLORS.keys() | lexicon.VAGUE
@@ -127,7 +127,7 @@ def _invented(clause: Clause, facts: Facts) -> Rejection | None:
     for mention in _mentions(clause):
         if mention.category not in absent or not surely_names(clause, mention):
             continue
-        first = _phrase_start(clause, mention)
+        first = phrase_start(clause, mention)
         phrase = clause.tokens[first : mention.start]
         before = clause.tokens[first - 1] if first > 0 else ""
         introduced = mention.fresh or (mention.number or 0) > 0 or bool(set(phrase) & _SEVERAL)

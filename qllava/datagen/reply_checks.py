@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from qllava.datagen import lexicon
 from qllava.datagen.captions import CaptionReader, Mention
 from qllava.datagen.clauses import FRAME_TAIL, Clause, clauses, said_number
@@ -11,6 +13,7 @@ from qllava.datagen.fact_checks import (
     WRONG_COUNT,
     WRONG_OBJECT,
     boxes_hold,
+    phrase_start,
     rejection,
     surely_names,
 )
@@ -27,6 +30,8 @@ _ANSWER_START = frozenset(
 )
 _QUESTION_TAIL = FRAME_TAIL | frozenset(lexicon.words("are is do does could exactly appear ? it we"))
 _COLOR_QUESTION = frozenset({"is", "the", "this", "of", "color", "colour"})
+_MODAL = re.compile(r"\b(?:might|may|could|would|should|can|will|likely|probably|possibly)\b", re.IGNORECASE)
+"""A question takes "the two dogs" for granted, whatever they might do."""
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
@@ -51,6 +56,20 @@ def reply_fault(question: str, answer: str, facts: Facts, reader: CaptionReader)
             ):
                 fault = _wrong_color(ask, first, mention, facts)
     return fault
+
+
+def premise_fault(question: str, facts: Facts, reader: CaptionReader) -> Rejection | None:
+    """A question that takes more for granted than there is: "What are the two dogs doing?" of one dog."""
+    for clause in clauses(_MODAL.sub(" ", question.replace("?", "")), reader):
+        for mention in clause.mentions if clause.plain else ():
+            count = facts.counts.get(mention.category)
+            number = mention.number
+            if count is None or number is None or number <= count or not mention.plural or mention.sense == "maybe":
+                continue
+            first = phrase_start(clause, mention)
+            if clause.tokens[first] == "the" and said_number(clause.tokens[first + 1]) == number:
+                return rejection(WRONG_COUNT, clause, boxes_hold(count, mention.category))
+    return None
 
 
 def _asks_the_frame(ask: Clause, at: int) -> bool:

@@ -210,6 +210,9 @@ COUNTS = cases(
     ("kitchen", "What is in the kitchen?", "There are two cats sitting on a chair."),
     ("kitchen", "What is on the chair?", "Two kittens are sitting on the chair."),
     ("park", "Who plays?", "Two dogs are lying on the grass, and a frisbee is next to them."),
+    ("park", "What is the difference between the two dogs?", "They differ in color."),
+    ("kitchen", "Why might the two white cats be on the chair?", "It may be warm there."),
+    ("street", "Where are the three men going?", "Past the bus."),
 )
 OBJECTS = cases(
     "object",
@@ -293,6 +296,9 @@ GOOD = [
         ("park", "Could the dog be a puppy?", "It could be a puppy, but that is hard to tell."),
         ("park", "What might happen next?", "A person may pick up the frisbee and throw it for the dog."),
         ("park", "Are there two dogs?", "No, there is just one dog in the picture."),
+        ("park", "What would happen if the two dogs of a neighbor came by?", "They would play with the frisbee."),
+        ("street", "Which of the two men is closer to the bus?", "The one on the right."),
+        ("savanna", "What are the two zebras on the left doing?", "They eat."),
         ("park", "What does the frisbee look like?", "It looks like a small plate or a hat."),
         ("park", "What can dogs do with frisbees?", "Dogs like to catch them, and two dogs can play together."),
         ("park", "Why might the dog be lying down?", "It may be tired after chasing cats, cars or birds."),
