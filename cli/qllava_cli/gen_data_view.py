@@ -25,7 +25,8 @@ def summary(report: Report, cost: tuple[str, str]) -> None:
     balanced = "" if report.target is None else f", concepts balanced, at most {report.target:,} in all"
     say("captions", f"{report.captions:,}", f"one a picture{balanced}", "" if report.target is None else "--target")
     say("instructions", f"{sum(report.by_kind.values()):,}", _counts(report.by_kind))
-    say("types", _counts(report.by_type))
+    if report.by_type:
+        say("types", _counts(report.by_type))
     say("held-out questions", f"{report.held_out_questions:,}")
     say("cost", *cost)
     rejected = sum(report.rejected.values())
@@ -44,7 +45,7 @@ def summary(report: Report, cost: tuple[str, str]) -> None:
     if not sum(report.by_kind.values()):
         note(
             "no instruction samples: without boxes nothing bears a caption out, so it makes caption pairs alone; "
-            "for stage 2 add --teacher openai here, or `--data FILE` there"
+            "for stage 2 add --teacher openai here, or train it on other data with --data FILE"
         )
     train = "qllava train --stage 1" + ("" if report.out == Path("data") else f" --data {report.out / 'align.json'}")
     note(f"next: {train}")

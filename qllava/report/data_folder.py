@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from qllava.errors import DataError, UsageError
 
-_SAMPLES, _REJECTED, _RESPONSES = _FILES = ("instruct.json", "rejected.jsonl", "responses.jsonl")
+_SAMPLES, _PAIRS, _REJECTED, _RESPONSES = "instruct.json", "align.json", "rejected.jsonl", "responses.jsonl"
 _PLACEHOLDER = "<image>"
 
 
@@ -52,6 +52,8 @@ class PictureRecord:
 class DataFolder:
     """A folder with `card.json` and `instruct.json`; `rejected.jsonl` and `responses.jsonl` are read if they are there.
 
+    Where `instruct.json` is empty, as captions alone leave it, the caption pairs of `align.json` are the samples.
+
     `images` are the pictures that have a sample or a rejection, in the order of the files; `elsewhere` counts the
     rejections that name no picture. A context manager: it keeps the files open.
     """
@@ -62,11 +64,13 @@ class DataFolder:
         self.image_root = (folder / str(card.get("image_root", "."))).resolve()
         if not (folder / _SAMPLES).is_file():
             raise UsageError(f"{folder} has no {_SAMPLES}; name a folder that `qllava gen-data` wrote")
+        self._samples = _PAIRS if (folder / _PAIRS).is_file() and _is_empty(folder / _SAMPLES) else _SAMPLES
+        files = (self._samples, _REJECTED, _RESPONSES)
         self._places: dict[str, list[tuple[int, int]]] = {}
         self.elsewhere = 0
         with ExitStack() as stack:
             self._tables = [
-                stack.enter_context(closing(_Table(folder / name))) for name in _FILES if (folder / name).is_file()
+                stack.enter_context(closing(_Table(folder / name))) for name in files if (folder / name).is_file()
             ]
             shown = self._find()
             self._open = stack.pop_all()
@@ -80,7 +84,7 @@ class DataFolder:
                 image = row.get("image")
                 if not isinstance(image, str):
                     self.elsewhere += table.path.name == _REJECTED
-                    if table.path.name != _SAMPLES:
+                    if table.path.name != self._samples:
                         continue
                     image = ""
                 self._places.setdefault(image, []).append((number, place))
@@ -106,7 +110,7 @@ class DataFolder:
             row = table.row(place)
             captions = captions or _captions(row)
             boxes = boxes or _boxes(row)
-            if table.path.name == _SAMPLES:
+            if table.path.name == self._samples:
                 samples.append(_kept(row))
             elif table.path.name == _REJECTED:
                 samples.append(_rejected(row))
@@ -164,6 +168,12 @@ class _Table:
         if not isinstance(row, dict):
             raise DataError(f"{self.path}, line {number}: {str(row)[:40]!r} is not an object")
         return row
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a JSON list has no entry, as gen-data writes it."""
+    with path.open("rb") as file:
+        return file.read(8).strip() == b"[]"
 
 
 def _has_lines(path: Path) -> bool:

@@ -15,6 +15,7 @@ from qllava.datagen.lessons import KINDS
 from qllava.datagen.merge import merge
 from qllava.datagen.pipeline import generate
 from qllava.errors import DataError, UsageError
+from qllava.report.data_folder import DataFolder
 from tests.datagen.sources.test_pretraining import ROWS, release, row
 
 Split = Callable[..., None]
@@ -96,6 +97,11 @@ def test_a_caption_table_gives_pairs_alone(tmp_path: Path) -> None:
     assert sum(report.by_kind.values()) == 0
     assert report.rejected == {}
     assert rows(tmp_path / "data" / "responses.jsonl")[0]["captions"] == ["a dog on a mat"]
+    with DataFolder(tmp_path / "data") as folder:  # the gallery shows the pairs, there being nothing else
+        pictures = [folder.picture(image) for image in folder.images]
+    assert len(pictures) == 20
+    assert {picture.samples[0].kind for picture in pictures} == {"caption"}
+    assert all(picture.samples[0].turns[0][1] == picture.captions[0] for picture in pictures)
 
 
 def test_target_balances_concepts_over_all_shards(tmp_path: Path) -> None:
