@@ -17,6 +17,7 @@ _LOAD = "Load"
 
 
 def gen_data(
+    asked: typer.Context,
     images: Annotated[Path, typer.Option("--images", help="Folder of pictures, archive, caption table or hub id.")],
     annotations: Annotated[
         Path | None,
@@ -151,11 +152,7 @@ def gen_data(
     place = _choice("--image-position", image_position, ("first", "random"))
     chosen_seed = _project_seed(project) if seed is None else seed
     if name == "template":
-        model_flags = {
-            "--model": model, "--base-url": base_url, "--see": see or None, "--mix": mix, "--prompts": prompts,
-            "--prices": prices, "--max-cost": max_cost, "--max-requests": max_requests, "--dry-run": dry_run or None,
-        }  # fmt: skip
-        _refuse_model_flags(model_flags)
+        _refuse_model_flags(asked)
         _with_template(
             {
                 "images": images,
@@ -244,15 +241,22 @@ def _with_template(settings: dict[str, Any], why: str) -> None:
     summary(report, cost=("0 USD", "no request was made"))
 
 
-def _refuse_model_flags(flags: Mapping[str, object]) -> None:
-    """What only a language model can do is refused with the template, never ignored."""
+def _refuse_model_flags(asked: typer.Context) -> None:
+    """What only a language model can do is refused with the template, never ignored; `--yes` answers what never comes.
+
+    Raises:
+        UsageError: names the first such flag on the command line.
+    """
     from qllava.errors import UsageError  # noqa: PLC0415
 
-    given = [flag for flag, value in flags.items() if value is not None]
-    if given:
-        raise UsageError(
-            f"{given[0]} is for a language model, and the teacher is template; add --teacher openai, or leave it out"
-        )
+    for parameter in asked.command.params:
+        source = asked.get_parameter_source(parameter.name) if parameter.name else None
+        of_a_model = getattr(parameter, "rich_help_panel", None) in {_MODEL, _MONEY, _LOAD}
+        if of_a_model and parameter.name != "yes" and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"{parameter.opts[0]} is for a language model, and the teacher is template; "
+                "add --teacher openai, or leave it out"
+            )
 
 
 def _choice(flag: str, value: str, choices: tuple[str, ...]) -> Any:

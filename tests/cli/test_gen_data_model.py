@@ -105,6 +105,9 @@ def test_the_question_has_no_for_an_answer(
     [
         (["--see"], "--see is for a language model, and the teacher is template; add --teacher openai"),
         (["--max-cost", "3"], "--max-cost is for a language model"),
+        (["--temperature", "0.7"], "--temperature is for a language model, and the teacher is template"),
+        (["--concurrency", "4"], "--concurrency is for a language model"),
+        (["--dry-run"], "--dry-run is for a language model"),
         (["--teacher", "openai"], "OPENAI_API_KEY is not set; export it, name another server with --base-url"),
         (["--base-url", "http://localhost:9/v1"], "--base-url http://localhost:9/v1 needs --model NAME"),
         (["--image-position", "last"], "--image-position 'last' is not known; choose one of: first, random"),
@@ -132,7 +135,7 @@ def test_a_dead_server_is_one_line_and_exit_1(run: Run, server: TeacherServer, t
 
 
 def test_the_picture_may_stand_last(run: Run, tmp_path: Path) -> None:
-    assert run("--image-position", "random").returncode == 0
+    assert run("--image-position", "random", "--yes").returncode == 0
     samples = json.loads((tmp_path / "data" / "instruct.json").read_text())
     first = [sample["conversations"][0]["value"] for sample in samples]
     assert all(value.startswith("<image>\n") != value.endswith("\n<image>") for value in first)
