@@ -1,7 +1,8 @@
 """Data folders of the shards of one run become one: samples by picture, counts summed, hashes made anew.
 
 The folders of `gen-data --shard i/n` are in the order of pictures, so the merged files are those that one machine would
-have written; only near duplicates of a language model are looked for within each shard alone. Everything is streamed; the ids alone are kept in memory, about 100 bytes a sample.
+have written; near duplicates of a language model alone are looked for within each shard. Everything is streamed; the
+ids alone are kept in memory, about 100 bytes a sample.
 """
 
 from __future__ import annotations
