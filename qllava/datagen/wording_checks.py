@@ -105,6 +105,8 @@ _DANGLING = re.compile(
     r"(?:,|\b(?:the|an?|and|or|of|with|to|in|on|at|is|are|as|for|from|that|which|their|his|her|its|by))\s*$",
     re.IGNORECASE,
 )
+_TAUTOLOGY = re.compile(r"\W*(?:the|an?) (?P<thing>[\w -]+?) is (?:the|an?) (?P=thing)\W*$", re.IGNORECASE)
+"""A whole answer that says of a thing that it is itself: "The star is a star."."""
 _WORD = re.compile(r"\w+(?:['\N{RIGHT SINGLE QUOTATION MARK}]\w+)?")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
@@ -179,6 +181,8 @@ def _shape(kind: Kind, turn: Turn) -> Rejection | None:
 
 
 def _repetition(turn: Turn) -> Rejection | None:
+    if tautology := _TAUTOLOGY.match(turn.answer):
+        return Rejection(REPEATS, _quoted(tautology[0]))
     sentences = Counter(words for part in _SENTENCE.split(turn.answer) if len(words := normalized(part)) >= 4)
     most, times = max(sentences.items(), key=lambda item: item[1], default=((), 0))
     if times >= 3:

@@ -161,6 +161,7 @@ COORDINATES = cases(
     ("kitchen", "Where is the oven?", "It covers [384, 200, 576, 430]."),
 )
 SHAPES = [
+    *cases("repeats", "conversation", ("park", "What is the dog?", "The dog is a dog.")),
     *cases("malformed", "detail", ("park", "Describe the picture.", "A dog.")),
     *cases("malformed", "reasoning", ("park", "Why does the dog lie down?", "It is tired.")),
     *cases("malformed", "conversation", ("park", "The dog is lying on the grass.", "That is a calm dog.")),
@@ -295,6 +296,7 @@ GOOD = [
         ("park", "Who owns the dog?", "The picture does not show the owner, but a person might be nearby."),
         ("park", "Could the dog be a puppy?", "It could be a puppy, but that is hard to tell."),
         ("park", "What might happen next?", "A person may pick up the frisbee and throw it for the dog."),
+        ("park", "What is the dog?", "The dog is a dog that herds sheep."),
         ("park", "Are there two dogs?", "No, there is just one dog in the picture."),
         ("park", "What would happen if the two dogs of a neighbor came by?", "They would play with the frisbee."),
         ("street", "Which of the two men is closer to the bus?", "The one on the right."),
