@@ -19,6 +19,8 @@ from qllava.errors import RecipeError
 from qllava.types import Stage
 
 PROJECT_FILE = "qllava.yaml"
+PROJECT_KEYS = ("recipe", "teacher")
+"""What qllava.yaml may say besides recipe settings: which recipe, and who writes gen-data's answers."""
 AUTO = "auto"
 
 _EXPONENT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")
@@ -168,7 +170,7 @@ def parse_recipe(values: Mapping[str, Any], origin: str) -> Recipe:
 
 
 def project_overrides(directory: Path) -> dict[str, Any]:
-    """The contents of `qllava.yaml` in a directory, or nothing; its `recipe` key names the recipe.
+    """The contents of `qllava.yaml` in a directory, or nothing; those of `PROJECT_KEYS` are no recipe settings.
 
     Raises:
         RecipeError: it is there and is not a YAML mapping.

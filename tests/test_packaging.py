@@ -62,6 +62,13 @@ def test_the_wheel_holds_the_two_packages_and_runs(tmp_path: Path) -> None:
     shipped = {path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("*") if path.is_file()}
     assert {Path(name).relative_to("qllava/recipes") for name in names if name.startswith("qllava/recipes/")} == shipped
     assert "qllava/py.typed" in names
+    resources = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "qllava").rglob("*")
+        if path.is_file() and path.suffix not in {".py", ".pyc"}
+    }
+    assert {"qllava/datagen/prices.yaml", "qllava/report/gallery_page/script.js"} <= resources
+    assert resources <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
 
     site = tmp_path / "site"

@@ -65,6 +65,62 @@ def show(
     note(f"{min(limit, len(table))} of {len(table)} samples; --limit shows more, --json gives ids and labels")
 
 
+@data_app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="Folder to write; a new one.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="IN...", help="Folders of `gen-data --shard i/n`.")],
+) -> None:
+    """Join the data folders of the shards of one run.
+
+    qllava data merge data data-1 data-2
+    """
+    from qllava.datagen.merge import merge as join  # noqa: PLC0415 - --help stays light
+
+    merged = join(out, folders)
+    counts = merged.counts
+    say("merged", f"{merged.folders} folders")
+    say("pictures", f"{counts['pictures']:,}", f"held out {counts['held_out_pictures']:,}")
+    say("captions", f"{counts['captions']:,}")
+    say("instructions", f"{counts['instructions']:,}", ", ".join(f"{k} {n:,}" for k, n in counts["by_kind"].items()))
+    say("rejected", f"{sum(counts['rejected'].values()):,}", f"listed in {out / 'rejected.jsonl'}")
+    say("missing pictures", f"{counts['missing_pictures']:,}")
+    if merged.repeated:
+        say("listed by several", f"{merged.repeated:,}", "rows about the whole source, kept once")
+    if not merged.images.is_dir():
+        note(f"the pictures are not here: {merged.images} is no folder; `image_root` in {out / 'card.json'} names it")
+    if merged.lacking:
+        note(f"not among them: shard {', '.join(merged.lacking)}")
+    say("written", f"{out}/", "align.json, instruct.json, heldout.jsonl, README.md, card.json")
+    note("next: qllava train --stage 1" + ("" if out == Path("data") else f" --data {out / 'align.json'}"))
+
+
+@data_app.command()
+def gallery(
+    folder: Annotated[Path, typer.Argument(help="A folder that gen-data wrote.")] = Path("data"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The HTML file to write.", show_default="FOLDER/gallery.html")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="At most N pictures, spread evenly.")] = 2000,
+) -> None:
+    """Write a page that shows the pictures with their boxes, questions and answers, rejected ones too.
+
+    qllava data gallery data/
+    """
+    from qllava.report.gallery import write_gallery  # noqa: PLC0415 - imports PIL
+
+    report = write_gallery(folder, out, limit=limit)
+    why = f"of {report.of_pictures:,}, spread evenly" if report.pictures < report.of_pictures else "all of them"
+    say("pictures", f"{report.pictures:,}", why, "--limit")
+    if report.unreadable:
+        say("not on disk", f"{report.unreadable:,}", "shown as empty frames")
+    say("samples", f"{report.kept:,}", f"rejected {report.rejected:,}")
+    if report.elsewhere:
+        say("not shown", f"{report.elsewhere:,}", "rejections that name no picture; they are in rejected.jsonl")
+    say("pages", f"{report.pages:,}", f"{report.size / 1e6:,.1f} MB")
+    note("open it in a browser; arrow keys turn the pages")
+    result(str(report.out))
+
+
 def _encoder(recipe: Recipe, stage: Stage) -> ChatEncoder:
     from qllava.data.chat_template import load_chat_template, stage_template  # noqa: PLC0415
     from qllava.data.encode import ChatEncoder  # noqa: PLC0415

@@ -61,6 +61,7 @@ def resolve_recipe(
     from qllava.recipe import (  # noqa: PLC0415
         AUTO,
         PROJECT_FILE,
+        PROJECT_KEYS,
         merge,
         parse_assignments,
         parse_recipe,
@@ -69,7 +70,8 @@ def resolve_recipe(
     )
 
     project = project_overrides(directory or Path())
-    named_by_project = project.pop("recipe", None)
+    named_by_project = project.get("recipe")
+    settings = {key: value for key, value in project.items() if key not in PROJECT_KEYS}
     if recipe is not None:
         name, why = recipe, "as asked"
     elif named_by_project is not None:
@@ -81,7 +83,11 @@ def resolve_recipe(
     values = read_recipe(name)
     result = parse_recipe(values, origin=f"recipe {name}")
     # Checked layer by layer, so that a typo is reported where it was made.
-    layers = ((PROJECT_FILE, project), ("--set", parse_assignments(assignments or ())), ("flags", _nested(flags or {})))
+    layers = (
+        (PROJECT_FILE, settings),
+        ("--set", parse_assignments(assignments or ())),
+        ("flags", _nested(flags or {})),
+    )
     for origin, layer in layers:
         if layer:
             values = merge(values, layer)

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 ASK_ABOVE_HOURS = 24.0
 # LLaVA aligned on 558k-595k pairs; far below this a projector learns names, not pictures.
 ENOUGH_PAIRS = 50_000
+PARROT = (
+    "this data was made by the template teacher: it makes a template parrot, not an assistant that talks; instead:",
+    "LLaVA's own data: qllava train --stage 2 --data llava_instruct_150k.json --images coco/train2017",
+    "a local teacher: vllm serve Qwen/Qwen2.5-7B-Instruct",
+    "then: qllava gen-data --images coco/ --base-url http://localhost:8000/v1 --model Qwen/Qwen2.5-7B-Instruct "
+    "--out talk, and train with --data talk",
+)
 
 
 def train(
@@ -220,10 +227,8 @@ def _warn_about_data(stage: Stage, samples: int, card: dict[str, object], probe:
             "captions, or `qllava train --stage 2 --align RUN` with an align run made from more, do better"
         )
     if stage == "finetune" and card.get("teacher") == "template" and probe.kind == "cuda":
-        note(
-            "this data was made by the template teacher: the model will learn its sentences, not to talk; "
-            "for LLaVA's own data: `--data llava_instruct_150k.json --images coco/train2017`"
-        )
+        for line in PARROT:
+            note(line)
 
 
 def _ask_if_long(plan: Plan, *, yes: bool) -> None:

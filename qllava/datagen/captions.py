@@ -21,6 +21,7 @@ _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[.,;:!?()\"]")
 _DETERMINERS = frozenset({*lexicon.ARTICLES, "another"})
 _COLORING = frozenset(lexicon.COLORS) | lexicon.PATTERNS
 _DESCRIBING = _COLORING | lexicon.ADJECTIVES
+_STANDING = frozenset({"sits", "stands", "lies", "parked", "seated"})
 _WINDOW = 6
 
 
@@ -235,6 +236,8 @@ def _action(tokens: Sequence[str], end: int) -> str | None:
 def _place(tokens: Sequence[str], end: int) -> tuple[str | None, str | None]:
     """Where in the frame the caption puts the noun: ("left", "top") of "at the top left"; nothing of "left of it"."""
     at = end + 1 if end < len(tokens) and tokens[end] in {"is", "are"} else end
+    if at < len(tokens) and tokens[at] in lexicon.ACTIONS | _STANDING:  # "a dog sitting on the left"
+        at += 1
     if list(tokens[at : at + 2])[1:] != ["the"] or tokens[at] not in {"on", "at", "in", "to"}:
         return None, None
     across: str | None = None

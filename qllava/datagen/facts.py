@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import permutations
 from typing import Any
 
 from qllava.datagen import lexicon
+from qllava.datagen.agreement import agreeing_captions, is_misplaced, leaves_room, stated_otherwise, states_number
 from qllava.datagen.captions import Caption, CaptionReader, Mention
 from qllava.datagen.grammar import countable, plural
 from qllava.datagen.sources import Instance, Scene
@@ -91,15 +92,17 @@ def extract_facts(scene: Scene, reader: CaptionReader) -> Facts:
         for mention in caption.mentions:
             mentions.setdefault(mention.category, []).append(mention)
 
-    doubts = _doubts(boxes, uncountable, captions)
+    doubts = _doubts(boxes, uncountable, captions, scene.exhaustive)
     denied = {name for name in boxes if any(m.number == 0 for m in mentions.get(name, ()) if m.sense == "same")}
     present = tuple(sorted(name for name in boxes if name not in denied))
     counts = {name: len(boxes[name]) for name in present if name not in doubts}
     unique = {name: boxes[name][0] for name, count in counts.items() if count == 1}
     colors = {name: color for name in unique if (color := _color(name, mentions.get(name, ()))) is not None}
-    misplaced = {name for name, box in unique.items() if _misplaced(box, mentions.get(name, ()))}
+    misplaced = {name for name, box in unique.items() if is_misplaced(box, mentions.get(name, ()))}
     placed = {name: box for name, box in unique.items() if name not in misplaced}
-    denied_pairs = _denied_pairs(captions, placed)
+    denied_pairs = stated_otherwise(captions, placed)
+    single = {name: found[0] for name, found in boxes.items() if len(found) == 1 and name not in uncountable}
+    ordered = {(*pair, axis) for axis in (0, 1) for pair in _ordered(single, axis, set())}
     return Facts(
         counts=counts,
         unique=unique,
@@ -115,46 +118,34 @@ def extract_facts(scene: Scene, reader: CaptionReader) -> Facts:
         present=present,
         absent=_absent(scene, boxes, mentions, captions),
         doubts=doubts,
-        agreeing=tuple(c.text for c in captions if not _disagrees(c, boxes, uncountable, misplaced)),
+        agreeing=agreeing_captions(captions, boxes, uncountable, set(unique), ordered),
     )
 
 
-def _doubts(boxes: Mapping[str, Sequence[Box]], uncountable: set[str], captions: Sequence[Caption]) -> dict[str, str]:
+def _doubts(
+    boxes: Mapping[str, Sequence[Box]], uncountable: set[str], captions: Sequence[Caption], exhaustive: bool
+) -> dict[str, str]:
+    """Why a category's number is not certain, and so nothing that needs it.
+
+    A source that is not exhaustive marks no crowds either (LLaVA's context files): one of its boxes may hold many, and
+    a number counts only where a caption states it too.
+    """
     doubts: dict[str, str] = {}
     for name, found in sorted(boxes.items()):
         if name in uncountable:
             doubts[name] = "a crowd, an empty box or a word that is not counted"
         elif len(found) > MAX_COUNT:
             doubts[name] = f"more than {MAX_COUNT} boxes"
-        elif any(_vague(caption, name) or not _agrees(caption, name, len(found)) for caption in captions):
+        elif any(_vague(caption, name) or not leaves_room(caption, name, len(found)) for caption in captions):
             doubts[name] = f"{len(found)} boxed, which a caption does not bear out"
+        elif not exhaustive and not any(states_number(caption, name, len(found)) for caption in captions):
+            doubts[name] = "a box may hold several here, and no caption states the number"
     return doubts
 
 
 def _vague(caption: Caption, category: str) -> bool:
     """Whether a caption speaks of an amount without a number; annotators may have boxed only a part of it."""
     return any(mention.vague and mention.sense != "maybe" for mention in caption.mentions_of(category))
-
-
-def _agrees(caption: Caption, category: str, count: int) -> bool:
-    """Whether a caption leaves room for exactly `count` of a category."""
-    same = [mention for mention in caption.mentions_of(category) if mention.sense == "same"]
-    kinds = [mention for mention in caption.mentions_of(category) if mention.sense == "kind"]
-    both = same + kinds
-    if any(m.number == 0 or (m.number is not None and m.number > 1 and not m.plural) for m in both):
-        return False  # "no dogs", "a two car garage"
-    if count == 1:
-        more = any(m.another or (m.plural and m.number is None) for m in both)
-        shades = len({m.colors for m in both if m.colors})
-        if more or shades > 1:
-            return False
-    stated = [1 if mention.number is None else mention.number for mention in same]
-    if any(mention.number is not None for mention in same):
-        if count not in (sum(stated), max(stated)):
-            return False
-    elif sum(mention.fresh for mention in same) > count:
-        return False
-    return sum(mention.number or mention.fresh for mention in kinds) <= count
 
 
 def _color(category: str, mentions: Sequence[Mention]) -> str | None:
@@ -249,37 +240,6 @@ def _larger(unique: Sequence[Instance]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(pairs))
 
 
-def _misplaced(box: Box, mentions: Sequence[Mention]) -> bool:
-    """Whether a caption puts the object in the other half of the frame than its box."""
-    x, y = box.center
-    for mention in mentions:
-        for stated, center in ((mention.across, x), (mention.down, y)):
-            if stated in {"left", "top"} and center > 0.5:
-                return True
-            if stated in {"right", "bottom"} and center < 0.5:
-                return True
-            if stated == "middle" and not 0.2 <= center <= 0.8:
-                return True
-    return False
-
-
-def _denied_pairs(captions: Sequence[Caption], unique: Mapping[str, Box]) -> set[tuple[str, str, int]]:
-    """(first, second, axis) orders that a caption states the other way round."""
-    denied: set[tuple[str, str, int]] = set()
-    words = {"left": (0, False), "right": (0, True), "above": (1, False), "below": (1, True)}
-    for caption in captions:
-        for one, other in combinations(caption.mentions, 2):
-            if one.category == other.category or one.end > other.start:
-                continue
-            for word in caption.tokens[one.end : other.start]:
-                if word in words:
-                    axis, swapped = words[word]
-                    pair = (one.category, other.category) if swapped else (other.category, one.category)
-                    if pair[0] in unique and pair[1] in unique and not (one.across or one.down):
-                        denied.add((*pair, axis))
-    return denied
-
-
 def _absent(
     scene: Scene,
     boxes: Mapping[str, Sequence[Box]],
@@ -287,7 +247,7 @@ def _absent(
     captions: Sequence[Caption],
 ) -> tuple[str, ...]:
     """Listed categories that have no box and no mention. A picture without any box may not have been labelled."""
-    if not boxes:
+    if not boxes or not scene.exhaustive:
         return ()
     words = Counter(token for caption in captions for token in caption.tokens)
     explained = {scene.categories[name] for name in boxes if name in scene.categories}
@@ -303,18 +263,3 @@ def _absent(
             if name not in boxes and name not in mentions and group not in hinted
         )
     )
-
-
-def _disagrees(caption: Caption, boxes: Mapping[str, Sequence[Box]], open_ended: set[str], misplaced: set[str]) -> bool:
-    """Whether a caption says something about a listed category that the boxes do not bear out."""
-    for mention in caption.mentions:
-        name, found = mention.category, len(boxes.get(mention.category, ()))
-        if mention.sense == "maybe":
-            continue
-        if found == 0 or name in misplaced or mention.number == 0:
-            return True
-        if name in open_ended:
-            continue
-        if (mention.vague and found < 2) or not _agrees(caption, name, found):
-            return True
-    return False

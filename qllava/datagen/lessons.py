@@ -22,3 +22,19 @@ class Lesson:
     question: str
     answer: str
     accepted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One question and its answer as a language model wrote them."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a turn was left out: `reason` is one of `checks.REASONS`, `detail` the words that show it."""
+
+    reason: str
+    detail: str

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """A list of words, written as one text."""
     return tuple(text.split())
 
 
@@ -17,7 +18,7 @@ def _words(text: str) -> tuple[str, ...]:
 COLORS: Mapping[str, str] = {
     **{
         name: name
-        for name in _words(
+        for name in words(
             "red orange yellow green blue purple pink brown black white gray cyan magenta teal turquoise gold silver "
             "tan beige maroon navy olive lime indigo cream"
         )
@@ -30,7 +31,7 @@ COLORS: Mapping[str, str] = {
 # Two people may call one object by either name: seeing one, "no" to the other is not certain.
 _CONFUSABLE = frozenset(
     frozenset(pair.split("/"))
-    for pair in _words(
+    for pair in words(
         "red/orange red/pink red/brown red/maroon orange/yellow orange/brown orange/gold orange/tan yellow/gold "
         "yellow/lime yellow/cream yellow/beige green/teal green/lime green/olive green/turquoise green/cyan blue/cyan "
         "blue/teal blue/turquoise blue/navy blue/indigo blue/purple black/navy black/gray black/brown white/gray "
@@ -42,7 +43,7 @@ _CONFUSABLE = frozenset(
 
 # Several colours, or none in particular.
 PATTERNS = frozenset(
-    _words(
+    words(
         "striped spotted checkered checked plaid colored coloured multicolored multicoloured colorful colourful "
         "rainbow patterned polka dyed toned tone reddish brownish bluish greenish yellowish pinkish camouflage floral "
         "mixed neon pastel"
@@ -51,7 +52,7 @@ PATTERNS = frozenset(
 
 # Words that may stand between an article and its noun without naming another thing.
 ADJECTIVES = frozenset(
-    _words(
+    words(
         "big large small little tiny huge giant tall short long old new young wooden metal plastic glass double decker "
         "empty full open closed dirty clean shiny bright dark light pale deep vintage antique modern fluffy furry cute "
         "beautiful pretty nice round wild adult baby wet dry very fancy classic solid plain filled medium sized same "
@@ -62,22 +63,22 @@ ADJECTIVES = frozenset(
 NUMBERS: Mapping[str, int] = {
     word: value
     for value, word in enumerate(
-        _words("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen")
+        words("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen")
     )
 } | {"single": 1, "lone": 1, "solo": 1, "solitary": 1, "both": 2, "no": 0, "without": 0}
 
-ARTICLES = frozenset(_words("a an the this that these those his her its their my your our"))
+ARTICLES = frozenset(words("a an the this that these those his her its their my your our"))
 
 # An amount, but not a number.
 VAGUE = frozenset(
-    _words(
+    words(
         "several many some few multiple various numerous different more most all every each any countless dozen dozens "
         "lots other"
     )
 )
 # "a group of dogs", "a couple of dogs"
 AMOUNTS = frozenset(
-    _words(
+    words(
         "group bunch crowd herd flock pack lot lots row rows line lines stack stacks pile piles pair pairs couple "
         "couples set sets number dozens hundreds tons team family collection variety assortment plenty swarm school "
         "fleet bowl box basket plate tray shelf one two three four five six seven eight nine ten some most all many "
@@ -88,7 +89,7 @@ AMOUNTS = frozenset(
 # What may follow a noun that ends its phrase; after any other word the noun may only describe the next one
 # ("a red bus stop" holds no red bus).
 AFTER_NOUN = frozenset(
-    _words(
+    words(
         "and or but on in at with to of near next beside besides under over above below beneath behind inside outside "
         "by is are was were that which who while as from for against around between among through along across into "
         "onto up down has have off it its left right atop towards toward within without there here sits stands lies "
@@ -97,20 +98,20 @@ AFTER_NOUN = frozenset(
 )
 # Actions that are whole without an object, so that "The dog is sitting." may be said.
 ACTIONS = frozenset(
-    _words(
+    words(
         "sitting standing lying walking running sleeping flying swimming jumping grazing eating surfing skiing skating "
         "resting smiling floating skateboarding snowboarding"
     )
 )
 OTHER_VERBS = frozenset(
-    _words(
+    words(
         "riding playing holding wearing looking driving drinking laying hanging moving traveling leaning waiting "
         "posing carrying watching using doing having getting taking making crossing pulling"
     )
 )
 
 # Words for the picture itself: "on the left of the picture" is a place, "on the left of the dog" is not.
-FRAME = frozenset(_words("picture image photo photograph frame scene canvas shot screen background page"))
+FRAME = frozenset(words("picture image photo photograph frame scene canvas shot screen background page"))
 
 # category -> (same thing, one kind of it, words that only might mean it). Plurals are added by rule.
 SYNONYMS: Mapping[str, tuple[str, str, str]] = {

@@ -23,7 +23,7 @@ class ListFile:
         self.temporary = path.with_name(f".{path.name}.partial")
         self.entries = 0
         self._as_lines = as_lines
-        self._file: IO[str] | None = self.temporary.open("w", encoding="utf-8", newline="\n")
+        self._file: IO[str] | None = self.temporary.open("w", encoding="utf-8", errors="replace", newline="\n")
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Write one entry."""

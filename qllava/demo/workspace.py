@@ -52,7 +52,8 @@ def write_workspace(folder: Path, seed: int, *, train: int = TRAIN_PICTURES, hel
     write_coco(folder / IMAGES, train=train, heldout=heldout, seed=seed)
     write_demo_image(folder / IMAGE, seed)
     (folder / PROJECT_FILE).write_text(
-        f"# Read by every qllava command in this folder.\nrecipe: {RECIPE}\nseed: {seed}\n", encoding="utf-8"
+        f"# Read by every qllava command in this folder.\nrecipe: {RECIPE}\nseed: {seed}\nteacher: template\n",
+        encoding="utf-8",
     )
     _write_marker(folder, {**settings, "files": {name: _hash(folder / name) for name in _own_files(folder)}})
     return True

@@ -17,11 +17,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{CLI}", "TERM": "dumb", "NO_COLOR": "1"}
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    given = {"PYTHONPATH": f"{ROOT}{os.pathsep}{CLI}", "TERM": "dumb", "NO_COLOR": "1"}
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "qllava_cli.main", "gen-data", *arguments]
+        env = os.environ | given
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
 
     return call
@@ -55,6 +58,7 @@ def test_defaults(run: Run, coco: Path, tmp_path: Path) -> None:
         "teacher template (needs no key and no model; every answer follows from the annotations; --teacher)"
     )
     assert printed[1] == "model none"
+    assert "source COCO (--annotations)" in printed
     assert "pictures 4 (held out 4: the pictures of val2017)" in printed
     assert "captions 4 (one a picture)" in printed
     assert "instructions 28 (conversation 24, detail 4)" in printed
@@ -116,3 +120,65 @@ def test_seed_comes_from_the_project_file_unless_given(tmp_path: Path, run: Run,
     done = run("--images", str(coco), "--out", "c")
     assert done.returncode == 2
     assert "seed='many' is not a whole number" in done.stderr
+
+
+def test_a_caption_table_says_what_it_is_good_for(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    words = ("dog", "cat", "kite")
+    for n in range(30):
+        (tmp_path / "mine" / f"{n}.jpg").write_bytes(b"jpeg")
+    lines = ["image,caption", *(f"{n}.jpg,a {words[n % 3]} on a mat" for n in range(30))]
+    (tmp_path / "mine" / "captions.csv").write_text("\n".join(lines))
+    done = run("--images", "mine", "--target", "5")
+    assert done.returncode == 0, done.stderr
+    printed = done.stderr.splitlines()
+    assert "source caption table (--annotations)" in printed
+    assert "captions 5 (one a picture, concepts balanced, at most 5 in all; --target)" in printed
+    assert any(line.startswith("rejected 10 (caption not chosen for --target 10; listed in data/") for line in printed)
+    assert printed[-2].startswith("no instruction samples: without boxes nothing bears a caption out")
+    assert printed[-1] == "next: qllava train --stage 1"
+
+
+def test_shards_are_written_and_merged(run: Run, coco: Path, tmp_path: Path) -> None:
+    for index in ("1", "2"):
+        done = run("--images", "coco", "--shard", f"{index}/2", "--out", f"data-{index}")
+        assert done.returncode == 0, done.stderr
+        assert f"(shard {index}/2; held out" in done.stderr
+        assert done.stderr.splitlines()[-1] == "next: the other shards, then qllava data merge data FOLDER..."
+    whole = run("--images", "coco", "--out", "whole")
+    assert whole.returncode == 0
+    from qllava_cli.main import main
+
+    folders = [str(tmp_path / name) for name in ("data", "data-1", "data-2")]
+    assert main(["data", "merge", *folders]) == 0
+    for name in ("align.json", "instruct.json", "card.json"):
+        assert (tmp_path / "data" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_pictures_alone_need_a_teacher_that_sees(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    for n in range(4):
+        (tmp_path / "bare" / f"{n}.jpg").write_bytes(b"jpeg")
+    done = run("--images", "bare")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: bare has pictures and neither captions nor boxes (pictures only)" in done.stderr
+    assert "--teacher openai --see" in done.stderr
+
+
+def test_the_project_file_may_name_the_teacher(
+    run: Run, coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo's folder: a key in the environment must not send its pictures anywhere."""
+    (tmp_path / "qllava.yaml").write_text("recipe: smol\nteacher: template\n")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    done = run("--images", "coco")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("teacher template (qllava.yaml; every answer follows from the annotations; --teacher")
+    # A flag goes over the file, and what only a model can do is not ignored.
+    dry = run("--images", "coco", "--out", "talk", "--teacher", "openai", "--dry-run")
+    assert dry.stderr.startswith("teacher openai (as asked; ")
+    assert "--see is for a language model, and the teacher is template" in run("--images", "coco", "--see").stderr
+    (tmp_path / "qllava.yaml").write_text("teacher: gpt-9\n")
+    done = run("--images", "coco")
+    assert done.returncode == 2
+    assert "error: qllava.yaml: teacher='gpt-9' is not known; choose one of: template, openai, openai-" in done.stderr

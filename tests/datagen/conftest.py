@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +79,65 @@ def coco(tmp_path: Path) -> Path:
     coco_split(folder, "train2017", SCENES * 2)
     coco_split(folder, "val2017", SCENES, first=101)
     return folder
+
+
+def many_pictures(folder: Path, number: int) -> Path:
+    """A folder with `number` training pictures that differ in their captions, and one held out."""
+    labels: list[Labelled] = [("dog", [5, 5, 20, 20]), ("circle", [70, 70, 20, 20])]
+    coco_split(folder, "train2017", [([f"a dog and circle number {n}"], labels) for n in range(number)])
+    coco_split(folder, "val2017", [(["a dog and a circle"], labels)], first=number + 1)
+    return folder
+
+
+class TeacherServer:
+    """A server process, and what it wrote down."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **plan: Any) -> str:
+        """Start it (again); returns its base URL. A second start keeps the address."""
+        self.stop()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        port = self.folder / "port"
+        if port.exists():
+            plan["port"] = int(port.read_text())
+            port.unlink()
+        (self.folder / "plan.json").write_text(json.dumps(plan))
+        script = Path(__file__).with_name("teacher_server.py")
+        self._process = subprocess.Popen([sys.executable, str(script), str(self.folder)])
+        for _ in range(1000):
+            if port.exists():
+                return f"http://127.0.0.1:{port.read_text()}/v1"
+            time.sleep(0.01)
+        raise RuntimeError("the server did not start")
+
+    def stop(self) -> None:
+        """Kill it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def log(self) -> list[dict[str, Any]]:
+        """One entry for each request."""
+        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+
+    def outcomes(self) -> Counter[str]:
+        """How often what came back."""
+        return Counter(str(entry["outcome"]) for entry in self.log())
+
+    def answered(self) -> Counter[str]:
+        """How often each request was answered."""
+        return Counter(str(entry["key"]) for entry in self.log() if entry["outcome"] == "answered")
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TeacherServer]:
+    """A teacher server, not started yet; no key and no address of the machine's owner reach the tests."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    teacher = TeacherServer(tmp_path / "server")
+    yield teacher
+    teacher.stop()

@@ -142,6 +142,8 @@ def test_thirds_with_a_margin(x: float, across: str | None) -> None:
 def test_no_place_for_what_fills_the_frame_or_where_a_caption_puts_it_elsewhere() -> None:
     assert facts([], at("dog", 0.45, 0.5, 0.8)).across == {}
     assert facts(["a dog on the right"], at("dog", 0.1)).across == {}
+    assert facts(["a dog is sitting on the right"], at("dog", 0.1)).across == {}
+    assert facts(["a dog lies on the right"], at("dog", 0.1)).agreeing == ()
     assert facts(["a dog on the left of a cat"], at("dog", 0.8)).across == {"dog": "right"}
     assert facts(["a dog on the left of the picture"], at("dog", 0.8)).across == {}
 
@@ -195,6 +197,55 @@ def test_actions_as_captions_say_them() -> None:
     assert facts(["a dog sitting", "a dog standing"], at("dog")).actions == {}
 
 
+@pytest.mark.parametrize(
+    ("captions", "repeated"),
+    [
+        (["a red dog", "a dog"], 2),
+        (["a red dog", "a blue dog"], 0),
+        (["a red dog", "an orange dog"], 2),  # one colour, two names
+        (["a red and white dog", "a red dog"], 2),
+        (["a dog sitting", "a dog standing"], 0),
+        (["a dog sitting", "a dog smiling"], 2),
+        (["a dog to the left of a cat"], 1),
+        (["a dog to the right of a cat"], 0),
+    ],
+)
+def test_a_caption_that_another_or_the_boxes_deny_is_not_repeated(captions: list[str], repeated: int) -> None:
+    found = facts(captions, at("dog", 0.2), at("cat", 0.8))
+    assert len(found.agreeing) == repeated
+
+
+def test_several_on_one_side_need_one_there() -> None:
+    assert facts(["two dogs on the right"], at("dog", 0.1), at("dog", 0.3)).agreeing == ()
+    assert facts(["two dogs on the right"], at("dog", 0.1), at("dog", 0.8)).agreeing == ("two dogs on the right",)
+
+
 def test_a_caption_that_the_boxes_deny_is_not_repeated() -> None:
     assert facts(["a dog", "two dogs", "a dog and a cat"], at("dog")).agreeing == ("a dog",)
     assert facts(["a group of people"], at("person", crowd=True)).agreeing == ("a group of people",)
+
+
+@pytest.mark.parametrize(
+    ("captions", "boxes", "count"),
+    [
+        ([], 1, None),
+        (["a street"], 2, None),
+        (["the dog"], 1, None),
+        (["the dogs"], 2, None),
+        (["a dog"], 1, 1),
+        (["a street", "a dog next to the dog house"], 1, 1),
+        (["two dogs"], 2, 2),
+        (["a dog and another dog"], 2, 2),
+        (["a dog"], 2, None),
+        (["dogs, one of them large"], 2, None),
+    ],
+)
+def test_where_no_crowd_is_marked_a_caption_must_state_the_number(
+    captions: list[str], boxes: int, count: int | None
+) -> None:
+    instances = tuple(at("dog", 0.2 + 0.3 * n) for n in range(boxes))
+    found = extract_facts(Scene("1", "1.jpg", tuple(captions), instances, NAMES, exhaustive=False), READER)
+    assert found.counts.get("dog") == count
+    assert ("dog" in found.unique) == (count == 1)
+    assert ("dog" in found.doubts) == (count is None)
+    assert found.present == ("dog",)

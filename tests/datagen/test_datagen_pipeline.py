@@ -49,6 +49,8 @@ def test_files_and_schema(coco: Path, tmp_path: Path) -> None:
     responses = lines(out / "responses.jsonl")
     assert len(responses) == 18
     assert responses[0]["facts"]["counts"] == {"circle": 1, "square": 1}
+    assert responses[0]["captions"] == ["a large red circle on the left and a small blue square at the top right"]
+    assert responses[0]["boxes"][1] == {"category": "square", "box": [0.75, 0.05, 0.9, 0.2]}
     assert {row["teacher"] for row in responses} == {"template"}
 
 
@@ -140,8 +142,14 @@ def test_data_of_others_is_not_written_over(coco: Path, tmp_path: Path) -> None:
 
 def test_nothing_to_teach(tmp_path: Path, split: Callable[..., None]) -> None:
     split(tmp_path / "coco", "train", [([], [])] * 4)
-    with pytest.raises(DataError, match=r"no question follows from the annotations of .*coco; add instances_\*\.json"):
+    with pytest.raises(
+        UsageError, match=r"coco has pictures and neither captions nor boxes \(COCO\).*--annotations PATH.*openai --see"
+    ):
         generate(tmp_path / "coco", None, tmp_path / "data")
+    # Boxes of crowds alone say nothing for sure.
+    split(tmp_path / "coco", "train", [([], [("dog", [1, 1, 5, 5])])] * 4, crowds=(1, 2, 3, 4))
+    with pytest.raises(DataError, match=r"no question follows from the annotations of .*coco; add instances_\*\.json"):
+        generate(tmp_path / "coco", None, tmp_path / "data", kinds=("reasoning",))
     assert not (tmp_path / "data").exists()
 
 

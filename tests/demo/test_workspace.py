@@ -26,7 +26,7 @@ def test_it_holds_coco_a_picture_and_a_project_file(demo: Path) -> None:
     assert sorted(path.name for path in (demo / "coco").iterdir()) == ["annotations", "train2017", "val2017"]
     assert len(list((demo / "coco" / "train2017").iterdir())) == 3
     assert len(list((demo / "coco" / "val2017").iterdir())) == 2
-    assert yaml.safe_load((demo / "qllava.yaml").read_text()) == {"recipe": "smol", "seed": 7}
+    assert yaml.safe_load((demo / "qllava.yaml").read_text()) == {"recipe": "smol", "seed": 7, "teacher": "template"}
 
 
 def test_an_equal_one_is_left_alone(demo: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from qllava.datagen.sources.assembly import one_line
 from qllava.errors import DataError
 from qllava.types import Box
 
@@ -97,7 +98,7 @@ def _read_file(path: Path, split: _Growing) -> None:
         if "caption" in entry:
             if not isinstance(entry["caption"], str):
                 raise DataError(f"{what} has caption {entry['caption']!r}, not a text")
-            split.captions[image["file_name"]].append(" ".join(entry["caption"].split()))
+            split.captions[image["file_name"]].append(one_line(entry["caption"]))
         if "bbox" in entry:
             label = _label(entry, image, names, what)
             split.labels.setdefault(image["file_name"], []).append(label)

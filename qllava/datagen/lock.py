@@ -1,0 +1,51 @@
+"""One gen-data a data folder: an flock that goes with the process, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qllava.errors import UsageError
+
+LOCK = ".gen-data.lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for the block; makes it, and removes it again where it is still empty afterwards.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    descriptor = _take(path)
+    try:
+        yield
+    finally:
+        # Removed while it is held: who opened it meanwhile sees that the name is gone and opens anew.
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _take(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UsageError(
+                f"another gen-data is writing {path.parent}; wait for it, or choose another --out"
+            ) from None
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
