@@ -57,7 +57,7 @@ def noun_phrases(caption: str) -> tuple[str, ...]:
     words = [word.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'") for word in _WORD.findall(caption)]
     words = [word.removesuffix("'s") for word in words]
     found: dict[str, None] = {}
-    for inside, run in groupby(words, key=_is_open):
+    for inside, run in groupby(words, key=can_name):
         if inside:
             for phrase in _without_verbs(list(run)):
                 if len(phrase) <= MAX_WORDS:
@@ -65,7 +65,8 @@ def noun_phrases(caption: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _is_open(word: str) -> bool:
+def can_name(word: str) -> bool:
+    """Whether a lower-case English word may be part of a noun phrase: no article, preposition, verb or mark."""
     return word[0].isalpha() and word not in _CLOSED
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qllava.files import write_json
 from qllava.checkpoint.load import LoadedRun
 from qllava.data.images import open_image, resolve_image
 from qllava.errors import DataError
 from qllava.evaluate.ask import CONDITIONS, Condition, ask
 from qllava.evaluate.exact_match import Scores, exact_match, is_right
 from qllava.evaluate.questions import Question, read_questions
+from qllava.files import write_json
 from qllava.infer.engine import Engine
 from qllava.report.contact_sheet import SheetItem, write_contact_sheet
 

@@ -13,6 +13,7 @@ from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 from qllava.data.encode import ChatEncoder, Encoded, SampleRejected
 from qllava.data.images import normalize, open_image, pixel_statistics, resolve_image, to_pixels
 from qllava.data.steps import Conversations
+from qllava.datagen.noun_phrases import can_name
 from qllava.model.forward import tower_features
 from qllava.model.warm_start import fit_to_words
 
@@ -32,7 +33,7 @@ def fit_to_captions(
     max_length: int,
     device: str,
 ) -> dict[int, float]:
-    """Fit a fresh projector to a spread of caption samples with one picture each.
+    """Fit a fresh projector to the naming words of a spread of caption samples with one picture each.
 
     Returns:
         Token id -> share of the word's variance over the captions that the pictures explain, 0-1; see `fit_to_words`.
@@ -53,9 +54,12 @@ def fit_to_captions(
     sums = torch.cat(
         [features_of(samples[start : start + _AT_ONCE]).sum(1) for start in range(0, len(samples), _AT_ONCE)]
     )
-    special = set(encoder.tokenizer.all_special_ids)
+    # Articles and prepositions stand beside everything and would be found in every patch.
+    tokenizer = encoder.tokenizer
+    namings = {i for i in set().union(*(s.input_ids for s in samples)) if _names(str(tokenizer.decode([i])))}
+    namings -= set(tokenizer.all_special_ids)
     captions = [
-        [id_ for id_, trained in zip(s.input_ids, s.assistant_mask, strict=True) if trained and id_ not in special]
+        [id_ for id_, trained in zip(s.input_ids, s.assistant_mask, strict=True) if trained and id_ in namings]
         for s in samples
     ]
     embedding = cast(torch.Tensor, model.get_input_embeddings().weight)
@@ -73,3 +77,8 @@ def _samples(conversations: Conversations, encoder: ChatEncoder, max_length: int
         if len(encoded.images) == 1:
             samples.append(encoded)
     return samples
+
+
+def _names(text: str) -> bool:
+    word = text.strip().lower()
+    return bool(word) and can_name(word)

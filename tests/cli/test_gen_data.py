@@ -61,7 +61,7 @@ def test_defaults(run: Run, coco: Path, tmp_path: Path) -> None:
     assert "source COCO (--annotations)" in printed
     assert "pictures 4 (held out 4: the pictures of val2017)" in printed
     assert "captions 4 (one a picture)" in printed
-    assert "instructions 28 (conversation 24, detail 4)" in printed
+    assert "instructions 24 (conversation 24, detail 0)" in printed
     assert "rejected 0" in printed
     assert "missing pictures 0 (every listed one is on disk)" in printed
     assert printed[-1] == "next: qllava train --stage 1"
