@@ -168,11 +168,12 @@ def write_coco(folder: Path, *, train: int, heldout: int, seed: int) -> None:
 
 
 def write_demo_image(path: Path, seed: int) -> None:
-    """Write one larger held-out picture (448 x 448 pixels, three different shapes) as a JPEG or PNG by its suffix."""
+    """Write one larger held-out picture (448 x 448, a circle and two other shapes) as a JPEG or PNG by its suffix."""
     rng = random.Random(f"{seed}/demo")  # noqa: S311
     while True:
         scene = random_scene(rng, "heldout", objects=(3,))
-        if len({one.shape for one in scene.objects}) == len({one.color for one in scene.objects}) == 3:
+        shapes, colors = ({one.shape for one in scene.objects}, {one.color for one in scene.objects})
+        if len(shapes) == len(colors) == 3 and "circle" in shapes:
             break
     path.parent.mkdir(parents=True, exist_ok=True)
     render_scene(scene, size=448).save(path, quality=95, subsampling=0)

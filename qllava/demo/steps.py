@@ -11,7 +11,7 @@ from qllava.checkpoint.manifest import newest_finished
 from qllava.demo.workspace import IMAGE, IMAGES
 
 RUNS = "runs"
-CHAT_QUESTIONS = ("What can you see in the picture?", "How many objects are there?")
+CHAT_QUESTIONS = ("What can you see in the picture?", "What color is the circle?")
 
 
 @dataclass(frozen=True)

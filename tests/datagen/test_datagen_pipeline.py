@@ -162,6 +162,16 @@ def test_captions_alone_give_descriptions(tmp_path: Path, split: Callable[..., N
     assert sample["conversations"][1]["value"] == "A dog."
 
 
+def test_descriptions_keep_the_paper_s_share(tmp_path: Path, split: Callable[..., None]) -> None:
+    pictures = [(["a dog and a circle"], [("dog", [5, 5, 20, 20]), ("circle", [70, 70, 20, 20])])] * 300
+    split(tmp_path / "coco", "train2017", pictures)
+    split(tmp_path / "coco", "val2017", pictures[:1], first=1001)
+    some = generate(tmp_path / "coco", None, tmp_path / "some")
+    assert 0.3 < some.by_kind["detail"] / 300 < 0.5  # 23 of 58
+    alone = generate(tmp_path / "coco", None, tmp_path / "alone", kinds=("detail",))
+    assert alone.by_kind == {"detail": 300}
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_interrupted_run_leaves_what_was_there(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]

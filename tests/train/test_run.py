@@ -96,6 +96,33 @@ def test_interrupted_run_ends_with_the_same_weights(tmp_path: Path, stage: str) 
                 assert torch.equal(tensor, other[file][name]), (file, name)
 
 
+def test_a_projector_is_fitted_to_the_captions_once(tmp_path: Path) -> None:
+    settings = {"learning_rate": 1e-4, "batch_size": 12, "epochs": 1, "save_steps": 2}
+    finals = {}
+    cases = (("whole", "captions", None), ("stopped", "captions", 2), ("random", "random", None))
+    for name, start, interrupt_at in cases:
+        (tmp_path / name).mkdir()
+        workspace = make_workspace(tmp_path / name, pictures=48)
+        recipe = tiny_recipe(workspace, align=settings, align_start=start)
+        if interrupt_at is not None:
+            with pytest.raises(InterruptedRunError):
+                train(request(workspace, "align", recipe=recipe), InterruptingView(interrupt_at))
+        view = SilentView()
+        run = train(request(workspace, "align", recipe=recipe), view).run
+        fitted = ("projector start", "fitted to the captions") in view.notes
+        assert fitted == (name == "whole")
+        finals[name] = load_file(run.folder / "projector.safetensors")
+    for key, tensor in finals["whole"].items():
+        assert torch.equal(tensor, finals["stopped"][key]), key
+    assert not all(torch.allclose(t, finals["random"][key], atol=1e-2) for key, t in finals["whole"].items())
+
+
+def test_few_captions_start_a_projector_at_random(workspace: Path) -> None:
+    view = SilentView()
+    train(request(workspace, "align", recipe=tiny_recipe(workspace, align_start="captions")), view)
+    assert ("projector start", "random") in view.notes
+
+
 def make_workspace_at(folder: Path) -> Path:
     folder.mkdir()
     return make_workspace(folder)
