@@ -52,8 +52,8 @@ def fit_to_words(
         features: (I, P, V) patch features of some of the pictures: they set mean, deviation and scale.
 
     Returns:
-        Token id -> explained share of variance, 0-1, of all words that enough captions have; empty where there are
-        none, and then the projector is as it was.
+        Token id -> explained share of variance, 0-1, of all words that enough captions have. Where there is no such
+        word, or the pictures explain none, the projector is as it was.
     """
     frequency = Counter(token for caption in captions for token in set(caption))
     tokens = sorted(token for token, times in frequency.items() if LEAST_CAPTIONS <= times < len(captions))
@@ -69,6 +69,8 @@ def fit_to_words(
     fitted = torch.arange(len(x)) % _HELD_BACK != 0
     missed = (y[~fitted] - x[~fitted] @ _ridge(x[fitted], y[fitted])).square().sum(0)
     explained = (1 - missed / y[~fitted].square().sum(0).clamp_min(1e-9)).clamp(0.0, 1.0)
+    if not explained.any():
+        return dict.fromkeys(tokens, 0.0)
 
     rarity = torch.log(len(captions) / torch.tensor([float(frequency[token]) for token in tokens])).double()
     words = embedding[torch.tensor(tokens, device=embedding.device)].double().cpu()
@@ -124,6 +126,7 @@ def _word_counts(captions: Sequence[Sequence[int]], tokens: Sequence[int]) -> to
 
 def _ridge(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     gram = x.T @ x
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    # Pictures that are all alike leave nothing but the second term.
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-9)
     solution: torch.Tensor = torch.linalg.solve(gram, x.T @ y)
     return solution

@@ -205,8 +205,8 @@ def start_projector(
         max_length=request.recipe.data.max_length,
         device=device_of(request),
     )
-    if not fit:
-        view.note("projector start", "random", "too few captions to fit it to")
+    if not any(fit.values()):
+        view.note("projector start", "random", "no word that enough captions have follows from the pictures")
         return
     told = sum(share >= WORD_TOLD for share in fit.values())
     why = f"the pictures tell {told} of its {len(fit)} frequent words"

@@ -1,4 +1,4 @@
-"""Stage 1's start: the projector is fitted to the captions before its first step (`align.start: captions`)."""
+"""Stage 1's start: the projector is fitted to the captions before its first step (`align_start: captions`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qllava.datagen.noun_phrases import can_name
 from qllava.model.forward import tower_features
 from qllava.model.warm_start import fit_to_words
 
-# More samples no longer change the fit noticeably, and the tower must run over each of their pictures.
+# A cap on time: the tower runs over the picture of each.
 MOST_SAMPLES = 4000
 # Pictures the tower sees at a time.
 _AT_ONCE = 64
@@ -42,6 +42,8 @@ def fit_to_captions(
         DataError: a picture is missing or unreadable.
     """
     samples = _samples(conversations, encoder, max_length)
+    if not samples:
+        return {}
     projector = model.model.multi_modal_projector
     statistics = pixel_statistics(image_processor)
 

@@ -93,3 +93,13 @@ def test_too_few_captions_leave_the_projector_as_it_was():
     assert fit_to_words(made, features.sum(1), [[1, 2]] * 6, torch.randn(9, 16), features=features) == {}
     for name, value in made.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_pictures_that_tell_nothing_leave_the_projector_as_it_was():
+    made = projector(kind="mlp2x_gelu", wide=16)
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    features = torch.zeros(100, 3, WIDTH)
+    captions = [[1 + n % 2] for n in range(100)]
+    assert fit_to_words(made, features.sum(1), captions, torch.randn(9, 16), features=features) == {1: 0.0, 2: 0.0}
+    for name, value in made.state_dict().items():
+        assert torch.equal(value, before[name]), name
