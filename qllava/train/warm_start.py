@@ -10,17 +10,25 @@ import numpy as np
 import torch
 from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 
+from qllava.checkpoint.weights import llava_of
 from qllava.data.encode import ChatEncoder, Encoded, SampleRejected
 from qllava.data.images import normalize, open_image, pixel_statistics, resolve_image, to_pixels
 from qllava.data.steps import Conversations
 from qllava.datagen.noun_phrases import can_name
 from qllava.model.forward import tower_features
 from qllava.model.warm_start import fit_to_words
+from qllava.train.callbacks import TrainView
+from qllava.train.parts import Parts
+from qllava.train.request import TrainRequest
+from qllava.train.samples import Samples
+from qllava.train.trainer import checkpoint_folders
 
 # A cap on time: the tower runs over the picture of each.
 MOST_SAMPLES = 4000
 # Pictures the tower sees at a time.
 _AT_ONCE = 64
+# A word counts as told by the pictures from this explained share of its variance on.
+WORD_TOLD = 0.1
 
 
 def fit_to_captions(
@@ -84,3 +92,31 @@ def _samples(conversations: Conversations, encoder: ChatEncoder, max_length: int
 def _names(text: str) -> bool:
     word = text.strip().lower()
     return bool(word) and can_name(word)
+
+
+def start_projector(
+    request: TrainRequest,
+    folder: Path,
+    samples: Samples,
+    parts: Parts,
+    view: TrainView,
+) -> None:
+    """Fit a new projector to the captions where the recipe says so; one that was trained already is left alone."""
+    if request.stage != "align" or request.recipe.align_start == "random" or checkpoint_folders(folder):
+        return
+    view.status("fitting the projector to the captions")
+    fit = fit_to_captions(
+        llava_of(parts.model),
+        samples.conversations,
+        encoder=parts.encoder,
+        image_processor=parts.image_processor,
+        image_root=request.data.image_root,
+        max_length=request.recipe.data.max_length,
+        device=parts.device,
+    )
+    if not any(fit.values()):
+        view.note("projector start", "random", "no word that enough captions have follows from the pictures")
+        return
+    told = sum(share >= WORD_TOLD for share in fit.values())
+    why = f"the pictures tell {told} of its {len(fit)} frequent words"
+    view.note("projector start", "fitted to the captions", why, "--set align_start=random")

@@ -16,7 +16,8 @@ from qllava.checkpoint.manifest import list_runs, read_run
 from qllava.errors import DataError, RunError
 from qllava.train.callbacks import TrainView
 from qllava.train.request import find_data, find_source
-from qllava.train.run import InterruptedRunError, train
+from qllava.train.run import train
+from qllava.train.steps import InterruptedRunError
 from tests.train.workspace import SilentView, make_workspace, request, tiny_recipe
 
 

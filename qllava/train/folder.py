@@ -1,0 +1,115 @@
+"""The folder of a run: opened with recipe and manifest, logged into, closed with all that the run leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from transformers import BaseImageProcessor
+
+from qllava.checkpoint.manifest import Manifest, Run
+from qllava.checkpoint.weights import ADAPTER_CONFIG, ADAPTER_FILE, PROJECTOR_FILE, llava_of, save_trained
+from qllava.data.chat_template import load_chat_template
+from qllava.data.encode import ChatEncoder
+from qllava.evaluate.sees import PictureGain
+from qllava.files import sha256
+from qllava.model.build import vision_config
+from qllava.model.processor import build_processor
+from qllava.report.loss_curve import write_loss_curve
+from qllava.train.callbacks import METRICS_FILE
+from qllava.train.parts import Parts
+from qllava.train.request import TrainRequest, recipe_digest, source_entry
+from qllava.train.samples import Samples
+
+REJECTED_FILE = "rejected.jsonl"
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
+
+
+def open_run(
+    request: TrainRequest,
+    folder: Path,
+    unfinished: Run | None,
+    samples: Samples,
+    encoder: ChatEncoder,
+    image_processor: BaseImageProcessor,
+) -> Manifest:
+    """Make the folder with its recipe and manifest, or take the one that is there."""
+    if unfinished is not None:
+        return unfinished.manifest.with_changes(status="running").write(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(request.recipe.to_yaml(), encoding="utf-8")
+    return Manifest(
+        stage=request.stage,
+        status="running",
+        recipe=recipe_digest(request.recipe),
+        data={
+            "path": request.data.path,
+            "sha256": request.data.digest,
+            "image_root": str(request.data.image_root),
+            "samples": len(samples.conversations),
+        },
+        model={
+            **request.recipe.model.model_dump(),
+            "image_token_id": encoder.image_token_id,
+            # By name: the generic class changes its backend, and with it its pixels, with what is installed.
+            "image_processor": type(image_processor).__name__,
+        },
+        source=source_entry(request.source),
+        total_steps=len(samples.steps),
+        command=request.command,
+        versions={name: version(name) for name in LIBRARIES},
+    ).write(folder)
+
+
+def finish_run(
+    request: TrainRequest,
+    folder: Path,
+    manifest: Manifest,
+    parts: Parts,
+    gain: PictureGain | None,
+    rejected: dict[str, str],
+) -> None:
+    """Write weights, processor, curve and what was left out; the manifest comes last: `finished` means complete."""
+    if rejected:
+        lines = (json.dumps({"id": sample, "reason": reason}) + "\n" for sample, reason in rejected.items())
+        (folder / REJECTED_FILE).write_text("".join(lines), encoding="utf-8")
+    save_trained(parts.model, folder)
+    tower = vision_config(llava_of(parts.model))
+    build_processor(
+        image_processor=parts.image_processor,
+        tokenizer=parts.encoder.tokenizer,
+        chat_template=load_chat_template(request.recipe.template).source,
+        patch_size=tower.patch_size,
+        patches=request.recipe.model.patches,
+        has_cls=tower.model_type == "clip_vision_model",
+    ).save_pretrained(folder)
+    write_loss_curve(folder / METRICS_FILE, folder / "loss.png")
+    weights = [name for name in (PROJECTOR_FILE, ADAPTER_FILE, ADAPTER_CONFIG) if (folder / name).is_file()]
+    manifest.with_changes(
+        status="finished",
+        steps=manifest.total_steps,
+        files={name: sha256(folder / name) for name in weights},
+        picture={"right": gain.right, "shuffled": gain.shuffled} if gain else {},
+    ).write(folder)
+
+
+@contextmanager
+def log_file(
+    folder: Path, names: Sequence[str] = ("transformers", "trl", "peft", "accelerate", "py.warnings")
+) -> Iterator[None]:
+    """What the libraries say goes to `log.txt` of the run."""
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
