@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from qllava.datagen.asking import Policy, Stop, ask_all
+from qllava.datagen.asking import Inquiry, Policy, Stop, ask_all
 from qllava.datagen.money import Budget
 from qllava.datagen.prompting import Request, RequestBuilder, Sampling
 from qllava.datagen.prompts.load import load_prompts
@@ -110,16 +110,8 @@ async def ours(url: str, number: int, concurrency: int) -> None:
     budget = Budget(None, max_cost=None, max_requests=None)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "responses.jsonl") as journal:
         async with Teacher(find_endpoint(url), Dialect("text", "max_tokens"), timeout_s=60, note=print) as teacher:
-            asked = await ask_all(
-                requests(build, number),
-                build,
-                teacher,
-                journal,
-                budget,
-                Policy(concurrency),
-                Stop(),
-                lambda asked, budget: None,
-            )
+            inquiry = Inquiry(build, teacher, journal, budget, Stop(), view=lambda asked, budget: None)
+            asked = await ask_all(requests(build, number), inquiry, Policy(concurrency))
         if asked.answered != number or len(journal) != number:
             raise RuntimeError(f"{asked.answered} of {number} answered")
 

@@ -92,22 +92,25 @@ class Stop:
             loop.remove_signal_handler(signal.SIGINT)
 
 
-async def ask_all(
-    requests: Iterator[Request],
-    builder: RequestBuilder,
-    teacher: Teacher,
-    journal: Journal,
-    budget: Budget,
-    policy: Policy,
-    stop: Stop,
-    view: View,
-) -> Asked:
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """Whom to ask, with what money, and where answers go; all that asking needs beside the requests."""
+
+    builder: RequestBuilder
+    teacher: Teacher
+    journal: Journal
+    budget: Budget
+    stop: Stop
+    view: View
+
+
+async def ask_all(requests: Iterator[Request], inquiry: Inquiry, policy: Policy) -> Asked:
     """Get an answer for every request that the journal lacks.
 
     Raises:
         OSError: the journal cannot be written.
     """
-    asking = _Asking(requests, builder, teacher, journal, budget, policy, stop, view)
+    asking = _Asking(requests, inquiry, policy)
     workers = [asyncio.create_task(asking.work()) for _ in range(policy.concurrency)]
     try:
         await asyncio.gather(*workers)
@@ -115,33 +118,23 @@ async def ask_all(
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-    asking.asked.interrupted = stop.event.is_set() and asking.asked.stopped is None
+    asking.asked.interrupted = inquiry.stop.event.is_set() and asking.asked.stopped is None
     return asking.asked
 
 
 class _Asking:
     """What the workers of one run share."""
 
-    def __init__(
-        self,
-        requests: Iterator[Request],
-        builder: RequestBuilder,
-        teacher: Teacher,
-        journal: Journal,
-        budget: Budget,
-        policy: Policy,
-        stop: Stop,
-        view: View,
-    ) -> None:
+    def __init__(self, requests: Iterator[Request], inquiry: Inquiry, policy: Policy) -> None:
         self.asked = Asked()
         self._requests = requests
-        self._builder = builder
-        self._teacher = teacher
-        self._journal = journal
-        self._budget = budget
+        self._builder = inquiry.builder
+        self._teacher = inquiry.teacher
+        self._journal = inquiry.journal
+        self._budget = inquiry.budget
         self._policy = policy
-        self._stop = stop.event
-        self._view = view
+        self._stop = inquiry.stop.event
+        self._view = inquiry.view
         self._settled = asyncio.Event()
         self._not_before = 0.0
         self._silent = 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qllava.datagen.asking import Asked, Stop, View, ask_all
+from qllava.datagen.asking import Asked, Inquiry, Stop, View, ask_all
 from qllava.datagen.card import CARD, Report, card_json, image_root, readme
 from qllava.datagen.intake import take_in
 from qllava.datagen.judging import Judge
@@ -177,11 +177,10 @@ class ModelRun:
         dialect = first_dialect(job.form, official=self.endpoint.official)
         async with Teacher(self.endpoint, dialect, timeout_s=job.timeout_s, note=note) as teacher:
             with stop.on_interrupt(note):
+                inquiry = Inquiry(self.builder, teacher, journal, budget, stop, view)
                 if self.batched:
-                    return await ask_batches(
-                        self._requests, self.builder, teacher, journal, budget, job.batch, stop, view, note, job.out
-                    )
-                return await ask_all(self._requests(), self.builder, teacher, journal, budget, job.policy, stop, view)
+                    return await ask_batches(self._requests, inquiry, job.batch, note=note, out=job.out)
+                return await ask_all(self._requests(), inquiry, job.policy)
 
     def _requests(self) -> Iterator[Request]:
         """Everything that is wanted, in the order of pictures; what cannot be asked is listed when writing."""

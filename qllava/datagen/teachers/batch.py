@@ -14,14 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from qllava.datagen.asking import Asked, Stop, View, record_of
-from qllava.datagen.money import Budget, usage_of
+from qllava.datagen.asking import Asked, Inquiry, record_of
+from qllava.datagen.money import usage_of
 from qllava.datagen.pictures import data_url
-from qllava.datagen.prompting import Request, RequestBuilder
-from qllava.datagen.responses import Journal
+from qllava.datagen.prompting import Request
 from qllava.datagen.teachers.batch_state import NONCE, Batch, State, load_state, new_nonce
 from qllava.datagen.teachers.dialect import Dialect
-from qllava.datagen.teachers.openai_client import Teacher, is_completion
+from qllava.datagen.teachers.openai_client import is_completion
 from qllava.datagen.teachers.patient_calls import PatientCalls
 from qllava.errors import DataError, TeacherError
 
@@ -47,13 +46,9 @@ class BatchPolicy:
 
 async def ask_batches(
     requests: Callable[[], Iterator[Request]],
-    builder: RequestBuilder,
-    teacher: Teacher,
-    journal: Journal,
-    budget: Budget,
+    inquiry: Inquiry,
     policy: BatchPolicy,
-    stop: Stop,
-    view: View,
+    *,
     note: Callable[[str], None],
     out: Path,
 ) -> Asked:
@@ -65,15 +60,15 @@ async def ask_batches(
         OSError: the journal or a file of requests cannot be written.
         DataError: the state file cannot be read.
     """
-    asking = _Batches(requests, builder, teacher, journal, budget, policy, stop, view, note, out)
+    asking = _Batches(requests, inquiry, policy, note, out)
     try:
         await asking.work()
     except TeacherError as error:
-        if stop.event.is_set():  # cut short by Ctrl-C
+        if inquiry.stop.event.is_set():  # cut short by Ctrl-C
             asking.asked.interrupted = True
             return asking.asked
         asking.asked.stopped, asking.asked.error = str(error), error
-    asking.asked.interrupted = stop.event.is_set() and asking.asked.stopped is None
+    asking.asked.interrupted = inquiry.stop.event.is_set() and asking.asked.stopped is None
     return asking.asked
 
 
@@ -81,26 +76,21 @@ class _Batches:
     def __init__(
         self,
         requests: Callable[[], Iterator[Request]],
-        builder: RequestBuilder,
-        teacher: Teacher,
-        journal: Journal,
-        budget: Budget,
+        inquiry: Inquiry,
         policy: BatchPolicy,
-        stop: Stop,
-        view: View,
         note: Callable[[str], None],
         out: Path,
     ) -> None:
         self.asked = Asked()
         self._requests = requests
-        self._builder = builder
-        self._teacher = teacher
-        self._journal = journal
-        self._budget = budget
+        self._builder = inquiry.builder
+        self._teacher = inquiry.teacher
+        self._journal = inquiry.journal
+        self._budget = inquiry.budget
         self._policy = policy
-        self._stop = stop.event
-        self._calls = PatientCalls(teacher, stop.event, policy.backoff_s)
-        self._view = view
+        self._stop = inquiry.stop.event
+        self._calls = PatientCalls(inquiry.teacher, inquiry.stop.event, policy.backoff_s)
+        self._view = inquiry.view
         self._note = note
         self._out = out
         self._state: State = load_state(out)
