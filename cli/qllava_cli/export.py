@@ -48,6 +48,9 @@ def export(
         raise UsageError(f"--to {to!r} is not known; choose one of: {', '.join(FORMS)}")
     if merge_base not in ("quantised", "full"):
         raise UsageError(f"--merge-base {merge_base!r} is not known; choose quantised or full")
+    from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415
+
+    quiet_libraries()  # before the imports below: some libraries speak while they load
     from qllava.checkpoint.load import find_run  # noqa: PLC0415
     from qllava.plan.device import probe_devices, require_usable  # noqa: PLC0415
 
@@ -57,9 +60,6 @@ def export(
     say("form", to, FORMS[to], "--to")
     probe = probe_devices()
     require_usable(probe)
-    from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415
-
-    quiet_libraries()
     from qllava.export.run import export as write  # noqa: PLC0415
 
     if llama_cpp is not None and to != "gguf":

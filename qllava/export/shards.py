@@ -30,7 +30,9 @@ def write_shards(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, *, s
     total = size = numbers = 0
 
     def flush() -> None:
-        save_file(waiting, folder / f"part-{len(parts):05d}", metadata={"format": "pt"})
+        path = folder / f"part-{len(parts):05d}"
+        save_file(waiting, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # safetensors makes files that nobody else may read
         parts.append(list(waiting))
         waiting.clear()
 

@@ -20,7 +20,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from qllava.errors import ModelError
 from qllava.model.embedded import resolve_model
 from qllava.model.precision import compute_dtype
-from qllava.model.quantize import audit_quantization, keep_autograd, nf4_config
+from qllava.model.quantize import audit_quantization, compute_in, keep_autograd, nf4_config
 from qllava.model.sizes import patch_count
 from qllava.model.tokenizer import not_found
 
@@ -79,18 +79,22 @@ def load_language_model(reference: str, *, quantization: str, device: str) -> Pr
     Raises:
         ModelError: missing, or its architecture is not a plain causal language model.
     """
-    folder = resolve_model(reference)
+    folder, compute = resolve_model(reference), compute_dtype(device)
+    quantised = quantization == "nf4"
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=compute_dtype(device),
+            # Quantised from bf16 everywhere: from fp16 weights (Vicuna's) fp32 would make other codes than a card does.
+            dtype=torch.bfloat16 if quantised else compute,
             device_map={"": device},
             attn_implementation="sdpa",
-            quantization_config=nf4_config(compute_dtype(device)) if quantization == "nf4" else None,
+            quantization_config=nf4_config(compute) if quantised else None,
         )
     except (OSError, ValueError) as error:
         raise ModelError(not_found(reference, error)) from error
     keep_autograd(model)
+    if quantised and compute != torch.bfloat16:
+        compute_in(model, compute)
     return model
 
 

@@ -3,7 +3,7 @@
 On CUDA everything frozen is bf16 (or NF4 with bf16 compute) and forwards run under bf16 autocast. On a processor bf16
 pays only where it has AMX tiles; elsewhere fp32 is exact and faster (measured on an AVX512-BF16 Xeon without AMX,
 SmolLM2-135M in NF4 with LoRA r 64, 609 packed tokens, one thread: a step 4.5 s of processor time in fp32, 7.7 s in
-bf16). Either way the NF4 codes are the same.
+bf16). Either way the NF4 codes are the same (`build.load_language_model`).
 """
 
 from __future__ import annotations

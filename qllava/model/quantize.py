@@ -42,6 +42,18 @@ def keep_autograd(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give a quantised model another compute type, in place: codes stay, everything else is converted."""
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.weight.quant_state.dtype = dtype
+            if module.bias is not None:
+                module.bias.data = module.bias.data.to(dtype)
+            continue
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
+
+
 def audit_quantization(model: nn.Module, *, quantized: bool, compute: torch.dtype) -> int:
     """Check an assembled model: all the language model's linears are NF4 (or none), and nothing else is.
 

@@ -198,7 +198,7 @@ def test_sentencepiece_scores_follow_the_merges() -> None:
 
 def test_what_llama_cpp_runs_otherwise_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    with pytest.raises(UsageError, match="holds no convert_hf_to_gguf.py"):
+    with pytest.raises(UsageError, match="holds no convert_hf_to_gguf"):
         export(run, "gguf", tmp_path / "out", device="cpu", note=lambda _: None, llama_cpp=tmp_path)
     config = llava_of(load_run(run, device="cpu").model).config
     assert needed_layers(config) == 2

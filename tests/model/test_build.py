@@ -10,11 +10,11 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM, LlavaForConditionalGeneration
 
 from qllava.errors import ModelError
-from qllava.model.build import assemble, projector_parameters
+from qllava.model.build import assemble, load_language_model, projector_parameters
 from qllava.model.forward import loss_sum
 from qllava.model.lora import add_lora, audit_lora
 from qllava.model.precision import autocast, compute_dtype
-from qllava.model.quantize import audit_quantization
+from qllava.model.quantize import audit_quantization, nf4_config
 from qllava.model.tokenizer import load_tokenizer
 from tests.packs import random_pack
 from tests.tiny import save_language_model, save_tokenizer, save_tower
@@ -57,6 +57,28 @@ def test_only_the_language_models_linears_are_nf4(tmp_path: Path, family: str) -
     assert {p.dtype for p in model.model.multi_modal_projector.parameters()} == {torch.float32}
     assert model.lm_head.weight.dtype == compute_dtype("cpu")
     assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_codes_of_half_precision_weights_are_those_of_a_card(tmp_path: Path) -> None:
+    """A card quantises from bf16; fp16 weights (Vicuna's) must not become other codes where fp32 is computed in."""
+    folder = save_language_model(tmp_path / "lm")
+    half = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in half.parameters():
+            parameter.add_(torch.randn_like(parameter) * 1e-3)  # more bits than bf16 has
+    half.to(torch.float16).save_pretrained(folder)
+    on_a_card = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, quantization_config=nf4_config(torch.bfloat16)
+    )
+    here = load_language_model(str(folder), quantization="nf4", device="cpu")
+    compute = compute_dtype("cpu")
+    assert here.lm_head.weight.dtype == here.model.norm.weight.dtype == compute
+    for name, module in on_a_card.named_modules():
+        if isinstance(module, Linear4bit):
+            found = here.get_submodule(name)
+            assert torch.equal(found.weight, module.weight)
+            assert torch.equal(found.weight.quant_state.absmax, module.weight.quant_state.absmax)
+            assert found.weight.quant_state.dtype == compute
 
 
 @pytest.mark.parametrize("tied", [True, False])
