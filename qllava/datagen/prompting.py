@@ -130,6 +130,24 @@ class RequestBuilder:
             body["response_format"] = response_format(request.kind)
         return body
 
+    def record(
+        self, request: Request, response: dict[str, Any], dialect: Dialect, teacher: str = "openai"
+    ) -> dict[str, Any]:
+        """One line of `responses.jsonl`: who was asked what about which picture, and the answer as it came."""
+        return {
+            "key": request.key,
+            "id": request.picture,
+            "image": request.image,
+            "kind": request.kind,
+            "teacher": teacher,
+            "model": self.model,
+            "prompt": self.prompt_hashes[request.kind],
+            "form": dialect.form,
+            "context": request.context,
+            **request.seen,
+            "response": response,
+        }
+
     def estimated_tokens(self, request: Request) -> tuple[int, int]:
         """(prompt, answer) in tokens, without the picture; an estimate from characters."""
         at = (request.kind, self._form)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from qllava.datagen.asking import Asked, Stop, View, record_of
+from qllava.datagen.asking import Asked, Stop, View
 from qllava.datagen.money import Budget, usage_of
 from qllava.datagen.pictures import data_url
 from qllava.datagen.prompting import Request, RequestBuilder
@@ -147,7 +147,7 @@ class _Batches:
             if self._budget.take(cost) != "go":
                 break
             lines.append(line)
-            asked.append(record_of(request, {}, dialect, self._builder, "openai-batch"))
+            asked.append(self._builder.record(request, {}, dialect, "openai-batch"))
             size, bound = size + len(line), bound + cost
         if lines:
             await self._submit(lines, asked, bound, dialect)
