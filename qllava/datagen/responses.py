@@ -66,9 +66,9 @@ class Journal:
         return self
 
     @classmethod
-    def peek(cls, path: Path) -> Journal:
+    def peek(cls, path: Path, header_line: bytes = _HEADER_LINE) -> Journal:
         """The keys of a file as they are, to be asked with `in` alone: nothing is repaired, locked or kept open."""
-        journal = cls(path)
+        journal = cls(path, header_line)
         journal._index()
         return journal
 

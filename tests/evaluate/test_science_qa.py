@@ -70,21 +70,23 @@ def test_questions_and_answers_of_each_format(tmp_path: Path) -> None:
     options = "Options: (A) West Virginia (B) Louisiana (C) Arizona (D) Oklahoma"
     asked = f"Which of these states is farthest north?\nContext: Look at the map.\n{options}"
     assert question_text(first, "qcm-lea") == question_text(first, "qcm-lepa") == asked
-    assert question_text(first, "cqm-a", direct=True) == (
-        f"Context: Look at the map.\nQuestion: Which of these states is farthest north?\n{options}\n"
+    assert question_text(first, "cqm-a") == (
+        "Context: Look at the map.\nWhich of these states is farthest north?\n"
+        "A. West Virginia\nB. Louisiana\nC. Arizona\nD. Oklahoma\n"
         "Answer with the option's letter from the given choices directly."
     )
     lecture, solution = "Maps have four cardinal directions.", "West Virginia is farthest north."
     assert answer_text(first, "qcm-lea") == f"{lecture} {solution} The answer is A."
     assert answer_text(first, "qcm-lepa") == f"LECTURE: {lecture}\nSOLUTION: {solution}\n###\nANSWER: A."
-    assert answer_text(first, "cqm-a") == "The answer is A."
-    assert answer_text(second, "cqm-a") == "The answer is B."
+    assert answer_text(first, "cqm-a") == "A"
+    assert answer_text(second, "cqm-a") == "B"
 
 
 def test_what_is_empty_leaves_no_trace(tmp_path: Path) -> None:
     entry = problem(lecture="", solution=" ", question="Two  spaces?")
     bare = read_science_qa(write_science_qa(tmp_path, {"1": entry}), "test").problems[0]
     assert question_text(bare, "qcm-lea").startswith("Two spaces?\nContext: N/A\n")
+    assert question_text(bare, "cqm-a").startswith("Two spaces?\nA. West Virginia\n")
     assert answer_text(bare, "qcm-lea") == "The answer is A."
     assert answer_text(bare, "qcm-lepa") == "###\nANSWER: A."
 

@@ -1,8 +1,8 @@
 """How LLaVA asks a ScienceQA problem and what it learns to answer.
 
-Q question, C context (the hint), M multiple options; L lecture, E explanation (the solution), A answer. The wording is
-that of LLaVA's `convert_sqa_to_llava_base_prompt.py`, which leaves out the words "Question:" and "Answer:" where they
-would open a turn.
+Q question, C context (the hint), M multiple options; L lecture, E explanation (the solution), A answer. The QCM
+wordings are those of LLaVA's `convert_sqa_to_llava_base_prompt.py`, which leaves out "Question:" and "Answer:" where
+they would open a turn; CQM-A is that of LLaVA 1.5's `llava_test_CQM-A.json` with the sentence its evaluation adds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qllava.evaluate.science_qa.problems import Problem
 Format = Literal["qcm-lea", "qcm-lepa", "cqm-a"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 DIRECT = "Answer with the option's letter from the given choices directly."
-"""What LLaVA 1.5 adds to a question to a model that was not finetuned on ScienceQA."""
+"""What LLaVA 1.5's evaluation adds to a CQM-A question; its training mix asks other multiple choices like that too."""
 
 
 def parse_format(name: str) -> Format:
@@ -30,15 +30,16 @@ def parse_format(name: str) -> Format:
     raise UsageError(f"--format {name} is not known; take {', '.join(FORMATS)}")
 
 
-def question_text(problem: Problem, style: Format, *, direct: bool = False) -> str:
-    """What the model is asked, without the picture; `direct` asks for the letter alone."""
-    context = problem.hint.strip() or "N/A"
-    options = " ".join(f"({letter}) {choice}" for letter, choice in zip(problem.letters, problem.choices, strict=True))
+def question_text(problem: Problem, style: Format) -> str:
+    """What the model is asked, without the picture."""
+    hint = problem.hint.strip()
+    named = list(zip(problem.letters, problem.choices, strict=True))
     if style == "cqm-a":
-        asked = f"Context: {context}\nQuestion: {problem.question}\nOptions: {options}"
-    else:
-        asked = f"{problem.question}\nContext: {context}\nOptions: {options}"
-    return _tidy(asked) + (f"\n{DIRECT}" if direct else "")
+        context = [f"Context: {hint}"] if hint else []
+        options = [f"{letter}. {choice}" for letter, choice in named]
+        return _tidy("\n".join([*context, problem.question, *options, DIRECT]))
+    options = [f"({letter}) {choice}" for letter, choice in named]
+    return _tidy(f"{problem.question}\nContext: {hint or 'N/A'}\nOptions: {' '.join(options)}")
 
 
 def answer_text(problem: Problem, style: Format) -> str:
@@ -46,7 +47,7 @@ def answer_text(problem: Problem, style: Format) -> str:
     letter = problem.letters[problem.answer]
     lecture, solution = problem.lecture.strip(), problem.solution.strip()
     if style == "cqm-a":
-        return f"The answer is {letter}."
+        return letter
     if style == "qcm-lea":
         return _tidy(" ".join(filter(None, (lecture, solution, f"The answer is {letter}."))))
     steps = [f"LECTURE: {lecture}"] * bool(lecture) + [f"SOLUTION: {solution}"] * bool(solution)
