@@ -39,7 +39,7 @@ def bench_table(judged: Judged, layout: str, name: str) -> str:
 
 def reviews_table(reviewed: Sequence[Reviewed]) -> str:
     """Scores of review files, one a line."""
-    columns = list(dict.fromkeys(c for one in reviewed for c in one.judged.scores if c != ALL)) + [ALL]
+    columns = [*dict.fromkeys(c for one in reviewed for c in one.judged.scores if c != ALL), ALL]
     lines = [_line("", [*columns, "failed"])]
     for one in reviewed:
         cells = [_score(one.judged.scores.get(column, Relative(0))) for column in columns]
