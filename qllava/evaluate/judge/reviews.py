@@ -58,9 +58,7 @@ def score_reviews(path: Path) -> Reviewed:
         raise DataError(f"{path} holds no review; one JSON object a line with content (or text)")
     if len(judges) > 1:
         raise DataError(f"{path} mixes the judges {', '.join(sorted(judges))}; score each in a file of its own")
-    judged = score_judgements(
-        judgements, categories, judge=judges.pop(), temperature=float("nan"), rules="those of the file"
-    )
+    judged = score_judgements(judgements, categories, judge=judges.pop(), temperature=None, rules="those of the file")
     return Reviewed(path, judged, differ)
 
 

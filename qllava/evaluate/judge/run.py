@@ -52,7 +52,7 @@ class Judged:
     """
 
     judge: str
-    temperature: float
+    temperature: float | None
     rules: str
     judgements: tuple[Judgement, ...]
     no_answer: tuple[str, ...]
@@ -174,7 +174,7 @@ def score_judgements(
     categories: Mapping[str, str],
     *,
     judge: str,
-    temperature: float,
+    temperature: float | None,
     rules: str,
     no_answer: Sequence[str] = (),
     replies: Replies | None = None,
