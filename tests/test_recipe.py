@@ -6,6 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from qllava.data.chat_template import load_chat_template
 from qllava.errors import RecipeError
 from qllava.recipe import (
     Recipe,
@@ -33,6 +34,7 @@ SHIPPED = {
     "llava-1.5-13b",
     "llava-1.5-7b",
     "llava-v1-7b",
+    "llava-v1-7b-scienceqa",
     "mistral-7b",
     "qwen2.5-1.5b",
     "qwen2.5-3b",
@@ -61,7 +63,7 @@ def test_to_yaml_loads_back_to_an_equal_recipe(name: str, tmp_path: Path) -> Non
     assert load_recipe(write(tmp_path / "copy.yaml", recipe.to_yaml())) == recipe
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED - {"smol", "llava-v1-7b"}))
+@pytest.mark.parametrize("name", sorted(SHIPPED - {"smol", "llava-v1-7b", "llava-v1-7b-scienceqa"}))
 def test_the_values_of_llava_15(name: str) -> None:
     recipe = load_recipe(name)
     assert (recipe.align.learning_rate, recipe.align.batch_size, recipe.align.epochs) == (1e-3, 256, 1)
@@ -81,6 +83,17 @@ def test_the_first_papers_recipe() -> None:
     assert (model.vision_tower, model.projector, model.feature_layer) == ("openai/clip-vit-large-patch14", "linear", -2)
     assert (recipe.template, recipe.align_template, recipe.data.image_aspect) == ("llava_v0", "chat", "crop")
     assert (recipe.align.learning_rate, recipe.align.batch_size) == (2e-3, 128)
+
+
+def test_the_first_papers_scienceqa_recipe() -> None:
+    base, recipe = load_recipe("llava-v1-7b"), load_recipe("llava-v1-7b-scienceqa")
+    assert (recipe.finetune.epochs, recipe.finetune.batch_size) == (12, 32)
+    assert (recipe.model, recipe.align, recipe.data, recipe.lora) == (base.model, base.align, base.data, base.lora)
+    assert recipe.finetune.learning_rate == base.finetune.learning_rate
+    # QCM-LEPA holds "###", which may not end a turn.
+    stop = load_chat_template(recipe.template).stop
+    assert stop
+    assert not any(text in "###" or "###" in text for text in stop)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qllava_cli.console import note, result, say
+from qllava_cli.data_convert import convert_app
 from qllava_cli.options import RecipeOption, SetOption
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from qllava.types import Conversation, Stage
 
 data_app = typer.Typer(help="Look at training data: samples, tokens, what is trained.", no_args_is_help=True)
+data_app.add_typer(convert_app, name="convert")
 
 _ALIGN_FILE = "align.json"
 

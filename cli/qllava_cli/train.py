@@ -15,6 +15,7 @@ from qllava_cli.options import RecipeOption, Resolved, SetOption, VramOption, re
 
 if TYPE_CHECKING:
     from qllava.checkpoint.manifest import Run
+    from qllava.data.steps import Conversations
     from qllava.plan.device import DeviceProbe
     from qllava.plan.plan import Plan
     from qllava.types import Stage
@@ -41,6 +42,10 @@ def train(
     ] = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder the samples' image names are relative to.")
+    ] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option("--kinds", help="Only these kinds of samples, or shares of them: conversation,detail=5%."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of all runs.")] = Path("runs"),
     align: Annotated[
@@ -90,9 +95,9 @@ def train(
     source = _source(out, align, required=not dry_run) if stage == 2 else None
     resolved = _resolve(recipe, assignments, flags, probe, vram, source)
     if dry_run:
-        _dry_run(resolved, name, data, images, probe, vram)
+        _dry_run(resolved, name, data, images, kinds, probe, vram)
         return
-    _train(resolved, name, data, images, out, source, probe, vram, new=new, yes=yes)
+    _train(resolved, name, data, images, kinds, out, source, probe, vram, new=new, yes=yes)
 
 
 def _source(runs: Path, align: Path | None, *, required: bool) -> Run | None:
@@ -123,12 +128,18 @@ def _resolve(
 
 
 def _dry_run(
-    resolved: Resolved, stage: Stage, data: str | None, images: Path | None, probe: DeviceProbe, vram: float | None
+    resolved: Resolved,
+    stage: Stage,
+    data: str | None,
+    images: Path | None,
+    kinds: str | None,
+    probe: DeviceProbe,
+    vram: float | None,
 ) -> None:
     from qllava.plan.plan import make_plan  # noqa: PLC0415
     from qllava_cli.console import result  # noqa: PLC0415
 
-    samples = _count_samples(data, stage, images)
+    samples = _count_samples(data, stage, images, kinds)
     plan = make_plan(resolved.recipe, stage, probe, samples, vram)
     _show_plan(plan, resolved.why)
     result(resolved.recipe.to_yaml())
@@ -139,6 +150,7 @@ def _train(
     stage: Stage,
     data: str | None,
     images: Path | None,
+    kinds: str | None,
     runs: Path,
     source: Run | None,
     probe: DeviceProbe,
@@ -150,11 +162,16 @@ def _train(
     from qllava.data.formats import load_conversations  # noqa: PLC0415
     from qllava.plan.device import require_usable  # noqa: PLC0415
     from qllava.plan.plan import make_plan  # noqa: PLC0415
+    from qllava.train.kinds import restrict_to_kinds  # noqa: PLC0415
     from qllava.train.request import TrainRequest, find_data  # noqa: PLC0415
 
     require_usable(probe)
     found = find_data(data, stage=stage, images=images)
-    conversations = load_conversations(found.path, image_root=found.image_root)
+    conversations: Conversations = load_conversations(found.path, image_root=found.image_root)
+    if kinds is not None:
+        found, selected = restrict_to_kinds(found, conversations, kinds)
+        conversations = selected.conversations
+        say("kinds", selected.sentence(), f"{selected.left_out:,} samples left out", "--kinds")
     samples = len(conversations)
     plan = make_plan(resolved.recipe, stage, probe, samples, vram)
     _show_plan(plan, resolved.why)
@@ -207,17 +224,19 @@ def _show_plan(plan: Plan, why: str) -> None:
         say(line.name, line.value, line.why, line.flag)
 
 
-def _count_samples(data: str | None, stage: Stage, images: Path | None) -> int | None:
+def _count_samples(data: str | None, stage: Stage, images: Path | None, kinds: str | None) -> int | None:
     """Samples of a local data set; None where there is none yet."""
     from qllava.data.formats import load_conversations  # noqa: PLC0415
     from qllava.errors import DataError  # noqa: PLC0415
+    from qllava.train.kinds import restrict_to_kinds  # noqa: PLC0415
     from qllava.train.request import find_data  # noqa: PLC0415
 
     try:
         found = find_data(data, stage=stage, images=images)
     except DataError:
         return None
-    return len(load_conversations(found.path, image_root=found.image_root))
+    conversations = load_conversations(found.path, image_root=found.image_root)
+    return len(conversations if kinds is None else restrict_to_kinds(found, conversations, kinds)[1].conversations)
 
 
 def _warn_about_data(stage: Stage, samples: int, card: dict[str, object], probe: DeviceProbe) -> None:

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 from qllava.datagen.money import Budget, usage_of
 from qllava.datagen.pictures import data_url
-from qllava.datagen.prompting import Request, RequestBuilder
 from qllava.datagen.responses import Journal
 from qllava.datagen.teachers.dialect import Dialect
 from qllava.datagen.teachers.openai_client import RefusedError, RelearntError, Teacher, TryAgainError
@@ -27,6 +27,35 @@ from qllava.errors import DataError, TeacherError
 _LONGEST_BACKOFF = 60.0
 _BREATH = 64
 """Requests that are in the journal already are skipped this many at a time between two looks at the network."""
+
+
+class Askable(Protocol):
+    """A request: `key` (hex) names everything that shapes the answer, `file` the picture that goes with it, if any."""
+
+    @property
+    def key(self) -> str:
+        """Hex."""
+
+    @property
+    def file(self) -> Path | None:
+        """A picture on disk."""
+
+
+AskableT = TypeVar("AskableT", bound=Askable)
+RequestT_contra = TypeVar("RequestT_contra", bound=Askable, contravariant=True)
+
+
+class Builder(Protocol[RequestT_contra]):
+    """Turns requests into what is sent and what is kept (`prompting.RequestBuilder` is one)."""
+
+    def parameters(self, request: RequestT_contra, dialect: Dialect, picture: str | None) -> dict[str, Any]:
+        """The body of one Chat Completions request; `picture` is its data URL."""
+
+    def most_tokens(self, request: RequestT_contra) -> tuple[int, int]:
+        """(prompt, answer) in tokens, at the most, without the picture."""
+
+    def record(self, request: RequestT_contra, response: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
+        """What the journal keeps: `key`, `teacher`, `model`, `response` and whatever tells what was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +122,10 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Inquiry:
+class Inquiry(Generic[AskableT]):
     """Whom to ask, with what money, and where answers go; all that asking needs beside the requests."""
 
-    builder: RequestBuilder
+    builder: Builder[AskableT]
     teacher: Teacher
     journal: Journal
     budget: Budget
@@ -104,7 +133,7 @@ class Inquiry:
     view: View
 
 
-async def ask_all(requests: Iterator[Request], inquiry: Inquiry, policy: Policy) -> Asked:
+async def ask_all(requests: Iterator[AskableT], inquiry: Inquiry[AskableT], policy: Policy) -> Asked:
     """Get an answer for every request that the journal lacks.
 
     Raises:
@@ -122,10 +151,10 @@ async def ask_all(requests: Iterator[Request], inquiry: Inquiry, policy: Policy)
     return asking.asked
 
 
-class _Asking:
+class _Asking(Generic[AskableT]):
     """What the workers of one run share."""
 
-    def __init__(self, requests: Iterator[Request], inquiry: Inquiry, policy: Policy) -> None:
+    def __init__(self, requests: Iterator[AskableT], inquiry: Inquiry[AskableT], policy: Policy) -> None:
         self.asked = Asked()
         self._requests = requests
         self._builder = inquiry.builder
@@ -157,7 +186,7 @@ class _Asking:
                 self._view(self.asked, self._budget)
                 await asyncio.sleep(0)
 
-    async def _ask(self, request: Request) -> None:
+    async def _ask(self, request: AskableT) -> None:
         try:
             picture = None if request.file is None else await asyncio.to_thread(data_url, request.file)
         except DataError as error:
@@ -191,9 +220,9 @@ class _Asking:
                 await self._keep(request, response, dialect, bound)
                 return
 
-    async def _keep(self, request: Request, response: dict[str, Any], dialect: Dialect, bound: float) -> None:
+    async def _keep(self, request: AskableT, response: dict[str, Any], dialect: Dialect, bound: float) -> None:
         self._silent = 0
-        await self._journal.append(record_of(request, response, dialect, self._builder, "openai"))
+        await self._journal.append(self._builder.record(request, response, dialect))
         self._budget.settle(bound, usage_of(response))
         self._settled.set()
         self.asked.answered += 1
@@ -203,7 +232,7 @@ class _Asking:
         self._budget.fail(bound, perhaps_billed=perhaps_billed)
         self._settled.set()
 
-    async def _may_send(self, request: Request) -> bool:
+    async def _may_send(self, request: AskableT) -> bool:
         """Wait for the server's pause and for money; False when the run has ended meanwhile."""
         while (pause := self._not_before - time.monotonic()) > 0 and not self._ended():
             await self._pause(pause)
@@ -218,7 +247,7 @@ class _Asking:
             await self._settled.wait()
         return False
 
-    def _bound(self, request: Request) -> float:
+    def _bound(self, request: AskableT) -> float:
         return self._budget.bound(*self._builder.most_tokens(request), pictures=int(request.file is not None))
 
     def _backoff(self, attempt: int, wait: float | None) -> float:
@@ -240,20 +269,23 @@ class _Asking:
         self._silent = self._silent + 1 if failure.connection else 0
         if self._silent >= self._policy.dead_after and not self._ended():
             error = TeacherError(
-                f"the teacher is not there: {self._silent} attempts in a row without an answer (the last: {failure}); "
+                f"the {self._teacher.role} is not there: {self._silent} attempts in a row without an answer "
+                f"(the last: {failure}); "
                 "start it or check --base-url, then repeat the command"
             )
             self._end(str(error), error)
 
-    def _refuse(self, request: Request, reason: str) -> None:
+    def _refuse(self, request: AskableT, reason: str) -> None:
         self._silent = 0
         self._refusals += 1
         self._fail(request, reason)
         if not self.asked.answered and self._refusals >= self._policy.dead_after and not self._ended():
-            error = TeacherError(f"the teacher refuses every request ({reason}); check --model and the prompts")
+            error = TeacherError(
+                f"the {self._teacher.role} refuses every request ({reason}); check {self._teacher.flag} and the prompts"
+            )
             self._end(str(error), error)
 
-    def _fail(self, request: Request, reason: str) -> None:
+    def _fail(self, request: AskableT, reason: str) -> None:
         self.asked.failed[request.key] = reason
         self._view(self.asked, self._budget)
 
@@ -265,22 +297,3 @@ class _Asking:
 
     def _ended(self) -> bool:
         return self._stop.is_set()
-
-
-def record_of(
-    request: Request, response: dict[str, Any], dialect: Dialect, builder: RequestBuilder, teacher: str
-) -> dict[str, Any]:
-    """One line of `responses.jsonl`: who was asked what about which picture, and the answer as it came."""
-    return {
-        "key": request.key,
-        "id": request.picture,
-        "image": request.image,
-        "kind": request.kind,
-        "teacher": teacher,
-        "model": builder.model,
-        "prompt": builder.prompt_hashes[request.kind],
-        "form": dialect.form,
-        "context": request.context,
-        **request.seen,
-        "response": response,
-    }

@@ -1,4 +1,4 @@
-"""One gen-data a data folder: an flock that goes with the process, however it ends."""
+"""One writer a folder: an flock that goes with the process, however it ends."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ LOCK = ".gen-data.lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, writer: str = "gen-data") -> Iterator[None]:
     """Hold the folder for the block; makes it, and removes it again where it is still empty afterwards.
+
+    `writer` is the command, as the error names it; two of different names do not exclude each other.
 
     Raises:
         UsageError: another process holds it.
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    descriptor = _take(path)
+    path = folder / f".{writer}.lock"
+    descriptor = _take(path, writer)
     try:
         yield
     finally:
@@ -34,7 +36,7 @@ def locked(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def _take(path: Path) -> int:
+def _take(path: Path, writer: str) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -44,7 +46,7 @@ def _take(path: Path) -> int:
         except BlockingIOError:
             os.close(descriptor)
             raise UsageError(
-                f"another gen-data is writing {path.parent}; wait for it, or choose another --out"
+                f"another {writer} is writing {path.parent}; wait for it, or choose another --out"
             ) from None
         except FileNotFoundError:
             pass

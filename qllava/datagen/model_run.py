@@ -98,6 +98,7 @@ class ModelRun:
             context=job.context,
             see=job.see,
             image_root=self.source.root,
+            teacher=job.teacher,
         )
 
     @property

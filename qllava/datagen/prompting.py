@@ -69,8 +69,10 @@ class RequestBuilder:
         context: Context,
         see: bool,
         image_root: Path,
+        teacher: str = "openai",
     ) -> None:
         self.model = model
+        self._teacher = teacher
         self.sampling = sampling
         self.see = see
         self._boxes = context == "captions+boxes"
@@ -129,6 +131,22 @@ class RequestBuilder:
         if dialect.form == "json":
             body["response_format"] = response_format(request.kind)
         return body
+
+    def record(self, request: Request, response: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
+        """One line of `responses.jsonl`: who was asked what about which picture, and the answer as it came."""
+        return {
+            "key": request.key,
+            "id": request.picture,
+            "image": request.image,
+            "kind": request.kind,
+            "teacher": self._teacher,
+            "model": self.model,
+            "prompt": self.prompt_hashes[request.kind],
+            "form": dialect.form,
+            "context": request.context,
+            **request.seen,
+            "response": response,
+        }
 
     def estimated_tokens(self, request: Request) -> tuple[int, int]:
         """(prompt, answer) in tokens, without the picture; an estimate from characters."""

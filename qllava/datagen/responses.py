@@ -19,8 +19,7 @@ from qllava.errors import DataError, UsageError
 from qllava.files import fsync_directory
 
 RESPONSES = "responses.jsonl"
-_HEADER = {"journal": "qllava gen-data responses", "version": 1}
-_HEADER_LINE = json.dumps(_HEADER).encode() + b"\n"
+_HEADER_LINE = json.dumps({"journal": "qllava gen-data responses", "version": 1}).encode() + b"\n"
 
 
 class Journal:
@@ -30,8 +29,10 @@ class Journal:
     all answers that were there when it was opened, by (teacher, model).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, header_line: bytes = _HEADER_LINE) -> None:
+        """Name the file; `header_line` is its first line, whole, which tells it from files of another use."""
         self.path = path
+        self._header_line = header_line
         self.recovered = 0
         self.paid: dict[tuple[str, str], Usage] = {}
         self._at: dict[bytes, int] = {}
@@ -56,7 +57,7 @@ class Journal:
                 self.recovered = size - self._size
                 os.ftruncate(self._descriptor, self._size)
             if not self._size:
-                self._write(_HEADER_LINE)
+                self._write(self._header_line)
             if new:
                 fsync_directory(self.path.parent)
         except BaseException:
@@ -65,9 +66,9 @@ class Journal:
         return self
 
     @classmethod
-    def peek(cls, path: Path) -> Journal:
+    def peek(cls, path: Path, header_line: bytes = _HEADER_LINE) -> Journal:
         """The keys of a file as they are, to be asked with `in` alone: nothing is repaired, locked or kept open."""
-        journal = cls(path)
+        journal = cls(path, header_line)
         journal._index()
         return journal
 
@@ -162,7 +163,7 @@ class Journal:
             for number, line in enumerate(file, start=1):
                 if number == 1:
                     self._check_header(line)
-                    self._size = len(line) if line == _HEADER_LINE else 0
+                    self._size = len(line) if line == self._header_line else 0
                     continue
                 record = _record(line) if line.endswith(b"\n") else None
                 if record is None:
@@ -178,10 +179,9 @@ class Journal:
                     self.paid[who] = self.paid.get(who, Usage()) + usage_of(record["response"])
 
     def _check_header(self, line: bytes) -> None:
-        if line != _HEADER_LINE and not _HEADER_LINE.startswith(line):
-            raise UsageError(
-                f"{self.path} is not of a language-model teacher; choose another --out or move the folder away"
-            )
+        if line != self._header_line and not self._header_line.startswith(line):
+            wanted = "of a language-model teacher" if self._header_line == _HEADER_LINE else "of this use"
+            raise UsageError(f"{self.path} is not {wanted}; choose another --out or move the folder away")
 
 
 def is_journal(path: Path) -> bool:

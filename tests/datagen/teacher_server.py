@@ -225,8 +225,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def kind_of(body: dict[str, Any]) -> str:
-    """The kind that a request asks for, by how our prompts begin."""
-    system = body["messages"][0]["content"]
+    """The kind that a request asks for, by how our prompts begin; `eval`'s judge and helper say what they want last."""
+    system, last = body["messages"][0]["content"], body["messages"][-1]["content"]
+    if "quality of answers" in system:
+        return "scores"
+    if "Options:" in str(last):
+        return "letter"
     return next(kind for word, kind in (("conversations for", "conversation"), ("detailed", "detail"),
                                         ("need thinking", "reasoning")) if word in system)  # fmt: skip
 
@@ -309,6 +313,11 @@ def about(kind: str, captions: list[str], lie: str | None, *, as_json: bool) -> 
 
 def text_of(kind: str, key: str, *, as_json: bool) -> str:
     """A good answer, with words of its own for each request."""
+    number = int(key, 16)
+    if kind == "scores":
+        return f"{number % 10 + 1} {number // 10 % 19 / 2 + 1:g}\n{words(key, 0, 9)}"
+    if kind == "letter":
+        return f"{words(key, 0, 9)}. The answer is {'AB'[number % 2]}."
     turns = [
         {"question": f"What is {words(key, n, 4)}?", "answer": f"It is {words(key, n + 10, 8)}."} for n in range(3)
     ]

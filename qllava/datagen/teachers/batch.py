@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from qllava.datagen.asking import Asked, Inquiry, record_of
+from qllava.datagen.asking import Asked, Inquiry
 from qllava.datagen.money import usage_of
 from qllava.datagen.pictures import data_url
 from qllava.datagen.prompting import Request
@@ -46,7 +46,7 @@ class BatchPolicy:
 
 async def ask_batches(
     requests: Callable[[], Iterator[Request]],
-    inquiry: Inquiry,
+    inquiry: Inquiry[Request],
     policy: BatchPolicy,
     *,
     note: Callable[[str], None],
@@ -76,7 +76,7 @@ class _Batches:
     def __init__(
         self,
         requests: Callable[[], Iterator[Request]],
-        inquiry: Inquiry,
+        inquiry: Inquiry[Request],
         policy: BatchPolicy,
         note: Callable[[str], None],
         out: Path,
@@ -137,7 +137,7 @@ class _Batches:
             if self._budget.take(cost) != "go":
                 break
             lines.append(line)
-            asked.append(record_of(request, {}, dialect, self._builder, "openai-batch"))
+            asked.append(self._builder.record(request, {}, dialect))
             size, bound = size + len(line), bound + cost
         if lines:
             await self._submit(lines, asked, bound, dialect)

@@ -88,9 +88,21 @@ def find_endpoint(base_url: str | None) -> Endpoint:
 
 
 class Teacher:
-    """One model behind one endpoint; use it as an async context manager."""
+    """One model behind one endpoint; use it as an async context manager.
 
-    def __init__(self, endpoint: Endpoint, dialect: Dialect, *, timeout_s: float, note: Callable[[str], None]) -> None:
+    `role` is what it is to the person who reads an error, `flag` the option that names its model.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        dialect: Dialect,
+        *,
+        timeout_s: float,
+        note: Callable[[str], None],
+        role: str = "teacher",
+        flag: str = "--model",
+    ) -> None:
         from openai import AsyncOpenAI  # noqa: PLC0415 - 0.5 s that `--help` does not need
 
         key = os.environ.get("OPENAI_API_KEY") or _LOCAL_KEY
@@ -98,6 +110,8 @@ class Teacher:
             api_key=key, base_url=endpoint.base_url, max_retries=0, timeout=timeout_s
         )
         self.dialect = dialect
+        self.role = role
+        self.flag = flag
         self._endpoint = endpoint
         self._note = note
         self._secret = key if key != _LOCAL_KEY else ""
@@ -177,7 +191,7 @@ class Teacher:
         if status in (401, 403):
             return TeacherError(f"{where} refuses the key ({status}: {said}); check OPENAI_API_KEY")
         if status == 404:
-            return TeacherError(f"{where} does not know this model or path ({said}); check --model and --base-url")
+            return TeacherError(f"{where} does not know this model or path ({said}); check {self.flag} and --base-url")
         if status == 429 and error.code == "insufficient_quota":
             return TeacherError(f"the account at {where} is empty ({said}); top it up and repeat the command")
         if status in (408, 409, 429) or status >= 500:

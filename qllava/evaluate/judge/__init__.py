@@ -1,0 +1,1 @@
+"""LLaVA-Bench: a language model scores two answers to each question, the reference's and ours."""
