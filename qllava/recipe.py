@@ -76,6 +76,7 @@ class DataSettings(_Frozen):
     max_length: int = Field(2048, gt=0)
     image_aspect: Literal["pad", "crop", "squash"] = "pad"
     workers: int | None = Field(None, ge=0, description="data workers; chosen from the cores unless given")
+    pack: bool = Field(True, description="share image prefixes and fill sequences; false is one sample a sequence")
 
 
 class Recipe(_Frozen):

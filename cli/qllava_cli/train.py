@@ -59,6 +59,9 @@ def train(
         int | None, typer.Option("--lora-alpha", min=1, help="LoRA alpha.", show_default="2 x rank")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Order of the data and fresh weights.")] = None,
+    no_pack: Annotated[
+        bool, typer.Option("--no-pack", help="One sample a sequence: slower, the same gradients.")
+    ] = False,
     vram: VramOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; load and download nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a long run.")] = False,
@@ -77,6 +80,7 @@ def train(
         f"{name}.projector_learning_rate": projector_lr,
         "lora.rank": lora_r,
         "lora.alpha": lora_alpha,
+        "data.pack": False if no_pack else None,
         "seed": seed,
     }
     if stage == 1:
@@ -193,6 +197,9 @@ def _train(
     folder = outcome.run.folder
     if outcome.rejected:
         note(f"{len(outcome.rejected)} samples were left out while training; {folder / 'rejected.jsonl'} lists them")
+    packing = outcome.run.manifest.packing
+    if packing and resolved.recipe.data.pack:
+        say("packing", f"{packing['shared']:.0%} of the tokens saved", f"packs {packing['fill']:.0%} full", "--no-pack")
     if outcome.gain is not None:
         say("picture", outcome.gain.sentence())
     say("run", folder, f"loss curve in {folder / 'loss.png'}")

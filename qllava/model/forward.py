@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from qllava.model.attention import tree_mask
+from qllava.model.attention import pack_mask
 
 
 def tower_features(model: LlavaForConditionalGeneration, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -46,10 +46,11 @@ def hidden_states(model: LlavaForConditionalGeneration, pack: Mapping[str, torch
             features.to(model.model.multi_modal_projector.linear_1.weight.dtype)
         )
         encoded["image"] = BaseModelOutputWithPooling(pooler_output=cast(Any, list(projected)))
+    language = model.model.language_model.config
     output = model.model(
         input_ids=pack["input_ids"][None],
         position_ids=pack["position_ids"][None],
-        attention_mask=tree_mask(pack["segment"], pack["parent"]),
+        attention_mask=pack_mask(pack["segment"], pack["parent"], pack["position_ids"], language),
         mm_encoder_outputs=encoded,
         use_cache=False,
     )

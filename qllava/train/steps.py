@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qllava.checkpoint.manifest import Manifest
 from qllava.data.images import pixel_statistics
-from qllava.data.steps import StepBuilder, step_dataset
+from qllava.data.steps import StepBuilder, TokenBudget, step_dataset
 from qllava.errors import QllavaError
 from qllava.plan.plan import Plan
 from qllava.train.callbacks import AfterSave, Figures, StopOnSignal, TrainView
@@ -47,7 +47,7 @@ def run_steps(
         image_root=request.data.image_root,
         image_processor=parts.image_processor,
         max_length=recipe.data.max_length,
-        token_budget=max(plan.token_budget, recipe.data.max_length),
+        budget=TokenBudget(max(plan.token_budget, recipe.data.max_length) if recipe.data.pack else None),
     )
     stop = StopOnSignal()
     trainer = StageTrainer(

@@ -123,6 +123,8 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
             "samples": inputs["samples"],
             "tokens": inputs["tokens"],
             "supervised_tokens": inputs["supervised"],
+            "tokens_alone": inputs["tokens_alone"],
+            "token_budget": inputs["token_budget"],
             "packs": len(inputs["packs"]),
             "seconds": time.perf_counter() - started,
         }

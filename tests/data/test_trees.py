@@ -8,7 +8,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from qllava.data.encode import Encoded
-from qllava.data.packing import pack_trees
+from qllava.data.packing import pack_samples, pack_trees
 from qllava.data.trees import Tree, grow_trees, join_trees
 from qllava.model.attention import tree_mask
 from qllava.model.build import assemble
@@ -44,6 +44,36 @@ def test_two_branches_share_their_prefix() -> None:
         [1, 1, 1, 0, 0, 0, 1, 0],
         [1, 1, 1, 0, 0, 0, 1, 1],
     ]
+
+
+def test_tokens_that_sharing_saves() -> None:
+    branches = [sample([1, IMAGE, IMAGE, *range(10, 13 + i)], [0, 0, 0] + [1] * (3 + i)) for i in range(3)]
+    twins = [sample([1, IMAGE, 5, 6], [0, 0, 0, 1], "b")] * 2
+    alone = sample([1, 4, 5], [0, 0, 1], image=None)
+    everything = [*branches, *twins, alone]
+    trees = grow_trees(everything, image_token_id=IMAGE, token_budget=100)
+    assert [(len(tree), tree.tokens_alone) for tree in trees] == [(9, 21), (4, 8), (3, 3)]
+    assert join_trees(trees).tokens_alone == sum(len(each.input_ids) for each in everything)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_packs_hold_every_sample_once_at_any_budget(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples = [
+        random_encoded(rng, image=image, image_token_id=350, patches=5)
+        for image in [f"p{i}" for i in rng.integers(0, 12, size=30)] + [None] * 5
+    ]
+    wanted = sorted(t for s in samples for t, m in zip(s.input_ids, s.assistant_mask, strict=True) if m)
+    for budget in (None, 1, 20, 60, 10_000):
+        packs = pack_samples(samples, image_token_id=350, token_budget=budget)
+        assert sum(pack.samples for pack in packs) == 35
+        assert sorted(t for pack in packs for t in pack.target.tolist()) == wanted
+        assert sum(pack.tokens_alone for pack in packs) == sum(len(s.input_ids) for s in samples)
+        if budget is None:
+            assert [pack.input_ids.tolist() for pack in packs] == [s.input_ids for s in samples]
+            assert all(len(pack.parent) == 1 for pack in packs)
+        else:
+            assert all(len(pack) <= budget or pack.samples == 1 for pack in packs)
 
 
 def test_nothing_is_shared_before_the_picture_ends() -> None:
