@@ -37,8 +37,8 @@ class Manifest:
         command: what continues or repeats the run.
         files: sha256 of the weights a finished run holds.
         picture: loss with the right and with another picture at the end, where it could be measured.
-        packing: of a finished run, `shared`: the part of the tokens that shared prefixes saved, and `fill`: of the packs'
-            budget that was used; both 0-1.
+        packing: of a finished run, `shared`: the part of the tokens that shared prefixes saved, and `fill`: the part of
+            the packs' budget that was used; both 0-1.
         versions: of the libraries that shape the numbers.
     """
 

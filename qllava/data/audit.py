@@ -57,6 +57,11 @@ class Audit:
     reasons: Counter[str]
     longest: int
 
+    @property
+    def complete(self) -> bool:
+        """Whether every sample was encoded, so that `longest` is the longest there is."""
+        return self.examined == len(self.usable) + len(self.rejected)
+
 
 def audit(conversations: Conversations, encoder: ChatEncoder, *, max_length: int, needs_image: bool) -> Audit:
     """Examine a data set.

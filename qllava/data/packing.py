@@ -9,9 +9,7 @@ from qllava.data.encode import Encoded
 from qllava.data.trees import Tree, grow_trees, join_trees
 
 
-def pack_samples(
-    samples: Sequence[Encoded], *, image_token_id: int, token_budget: int | None
-) -> list[Tree]:
+def pack_samples(samples: Sequence[Encoded], *, image_token_id: int, token_budget: int | None) -> list[Tree]:
     """The sequences of one global batch: packed trees of at most `token_budget` tokens, or one sample each for None.
 
     The second is the slow twin that the first must equal (`--no-pack`); it needs no mask, since nothing is shared.

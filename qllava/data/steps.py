@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from PIL import Image
 from transformers import BaseImageProcessor
 
 from qllava.data.encode import ChatEncoder, Encoded, SampleRejected
@@ -153,6 +154,12 @@ class StepBuilder:
                 rejected.append((conversation.id, str(error)))
         packs = pack_samples(encoded, image_token_id=self.encoder.image_token_id, token_budget=token_budget)
         return packs, rejected
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels that every picture is brought to."""
+        height, width = to_pixels(self.image_processor, Image.new("RGB", (8, 8))).shape[1:]
+        return height, width
 
     def _with_pixels(self, pack: Tree) -> dict[str, Any]:
         pixels = [

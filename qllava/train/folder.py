@@ -100,7 +100,7 @@ def finish_run(
 
 @contextmanager
 def log_file(
-    folder: Path, names: Sequence[str] = ("transformers", "trl", "peft", "accelerate", "py.warnings")
+    folder: Path, names: Sequence[str] = ("qllava", "transformers", "trl", "peft", "accelerate", "py.warnings")
 ) -> Iterator[None]:
     """What the libraries say goes to `log.txt` of the run."""
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
