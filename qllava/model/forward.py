@@ -24,10 +24,17 @@ def tower_features(model: LlavaForConditionalGeneration, pixel_values: torch.Ten
     (`inference_mode` would not do: its tensors cannot enter the projector's backward.)
     """
     config = model.config
+    tower: Any = model.model.vision_tower
+    layers = tower.encoder.layers
+    # Layers above the chosen one, the last norm and SigLIP's pooling head would run for nothing: the same modules as in
+    # the stock forward, called one by one, up to `hidden_states[vision_feature_layer]`.
+    wanted = cast(int, config.vision_feature_layer) % (len(layers) + 1)
     with torch.no_grad():
-        tower = model.model.vision_tower
-        output = tower(pixel_values.to(next(tower.parameters()).dtype), output_hidden_states=True)
-        features = output.hidden_states[config.vision_feature_layer]
+        features = tower.embeddings(pixel_values.to(next(tower.parameters()).dtype))
+        if hasattr(tower, "pre_layrnorm"):  # CLIP's, and its spelling
+            features = tower.pre_layrnorm(features)
+        for layer in layers[:wanted]:
+            features = layer(features, attention_mask=None)
     features = cast(torch.Tensor, features)
     return features[:, 1:] if config.vision_feature_select_strategy == "default" else features
 

@@ -347,4 +347,6 @@ def trainer_arguments(
         dataloader_persistent_workers=workers > 0,
         dataloader_prefetch_factor=2 if workers > 0 else None,
         dataloader_pin_memory=device == "cuda",
+        # Pinned pictures cross to the card while it still computes.
+        accelerator_config={"non_blocking": device == "cuda"},
     )
