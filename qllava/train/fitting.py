@@ -9,15 +9,17 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from qllava.data.steps import StepBuilder
 from qllava.errors import DeviceError
+from qllava.model.attention import AttentionKernel
 from qllava.plan.describe import policy_text
 from qllava.plan.device import GIB
 from qllava.plan.plan import Plan
 from qllava.recipe import Recipe
 from qllava.train.callbacks import TrainView
 from qllava.train.card import other_holders
+from qllava.train.kernels import AttentionSetting, faster_attention, fixed_attention
 from qllava.train.optimizer import STATE_BYTES, Optimizer
-from qllava.train.probe import CardMeter, card_limit, probe_room
-from qllava.train.room import Found, Room, SavedRoom, save_room, saved_room, smaller_room
+from qllava.train.probe import CardMeter, card_limit, pack_seconds, probe_room
+from qllava.train.room import Room, SavedRoom, save_room, saved_room, smaller_room
 from qllava.train.spill import SpillDetector, under_wsl
 from qllava.train.trainer import StageTrainer
 
@@ -38,13 +40,19 @@ class Fitting:
         view: where changes are said.
         device: the card's or processor's name.
         vram_gib: the cap of `--vram`.
+        attention: the kernel asked for, or `auto`.
     """
 
-    def __init__(self, folder: Path, view: TrainView, *, device: str, vram_gib: float | None) -> None:
+    def __init__(
+        self, folder: Path, view: TrainView, *, device: str, vram_gib: float | None, attention: AttentionSetting
+    ) -> None:
         self._folder = folder
         self._view = view
         self._device = device
         self._vram_gib = vram_gib
+        self._setting: AttentionSetting = attention
+        self._attention: AttentionKernel = "sdpa"
+        self._peak: int | None = None
         self._log = logging.getLogger(LOGGER)
 
     def begin(
@@ -60,11 +68,19 @@ class Fitting:
         if saved is not None and (limit is None or saved.peak is None or saved.peak <= limit):
             self._note(saved.room, "as before")
             trainer.set_room(saved.room)
+            self._attention = saved.attention
+            trainer.set_attention(saved.attention)
             return
-        if limit is None:
-            trainer.set_room(start)
-            return
+        room = start if limit is None else self._measured(trainer, builder, start, longest, limit)
+        trainer.set_room(room)
+        self._choose_attention(trainer, builder, room)
+        if limit is not None:
+            self._save(room)
+
+    def _measured(self, trainer: StageTrainer, builder: StepBuilder, start: Room, longest: int, limit: int) -> Room:
         self._view.status("measuring what fits")
+        for holder in other_holders()[:3]:
+            self._view.note("also on the card", holder)
         found = probe_room(trainer, builder, start=start, longest=longest, limit=limit, meter=CardMeter())
         if found is None:
             raise DeviceError(
@@ -72,9 +88,19 @@ class Fitting:
                 f"recomputed; use --set data.max_length={max(1, longest // 2)}, a smaller --recipe, or close other "
                 f"programs{self._holders()}"
             )
+        self._peak = found.peak
         self._note(found.room, f"measured: {found.peak / GIB:.1f} of {limit / GIB:.1f} GiB")
-        self._save(found)
-        trainer.set_room(found.room)
+        return found.room
+
+    def _choose_attention(self, trainer: StageTrainer, builder: StepBuilder, room: Room) -> None:
+        budget = room.token_budget
+        kernel = fixed_attention(self._setting, device=trainer.args.device.type, token_budget=budget)
+        if kernel is None and budget is not None:
+            self._view.status("measuring attention kernels")
+            kernel, why = faster_attention(lambda kernel: pack_seconds(trainer, builder, kernel, budget))
+            self._view.note("attention", kernel, why, "--set train.attention=sdpa")
+        self._attention = kernel or "sdpa"
+        trainer.set_attention(self._attention)
 
     def shrunk(self, room: Room) -> None:
         """A step ran out of memory and is done again in `room`."""
@@ -83,7 +109,8 @@ class Fitting:
             "out of memory; the step is done again with %s tokens a pack, checkpointing %s", tokens, policy
         )
         self._note(room, "a step ran out of memory and is done again")
-        save_room(self._folder, SavedRoom(room, self._device, self._vram_gib, None))
+        self._peak = None
+        self._save(room)
 
     def spilled(self, trainer: StageTrainer, slower: float) -> None:
         """Steps have become `slower` times slower; on WSL, where that is how a full card shows, make room."""
@@ -98,7 +125,8 @@ class Fitting:
         if smaller is not None:
             trainer.set_room(smaller)
             self._note(smaller, "to leave more of the card free")
-            save_room(self._folder, SavedRoom(smaller, self._device, self._vram_gib, None))
+            self._peak = None
+            self._save(smaller)
 
     def _limit(self, trainer: StageTrainer, optimizer: Optimizer) -> int | None:
         if trainer.args.device.type != "cuda":
@@ -111,8 +139,8 @@ class Fitting:
         tokens = "one sample" if room.token_budget is None else f"{room.token_budget} tokens"
         self._view.note("a pack", f"{tokens}, checkpointing {policy_text(room.checkpoint_every)}", why, "--vram")
 
-    def _save(self, found: Found) -> None:
-        save_room(self._folder, SavedRoom(found.room, self._device, self._vram_gib, found.peak))
+    def _save(self, room: Room) -> None:
+        save_room(self._folder, SavedRoom(room, self._device, self._vram_gib, self._peak, self._attention))
 
     def _holders(self) -> str:
         holders = other_holders()

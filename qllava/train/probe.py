@@ -6,7 +6,9 @@ The planner's estimate starts the search in `room.py`; what is measured here dec
 from __future__ import annotations
 
 import gc
+import logging
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +19,7 @@ import torch
 from qllava.data.collator import collate_pack
 from qllava.data.steps import StepBuilder
 from qllava.data.trees import Tree
+from qllava.model.attention import AttentionKernel
 from qllava.plan.device import GIB
 from qllava.plan.memory import LARGEST_BUDGET, MARGIN_GIB
 from qllava.train.card import torch_bytes
@@ -74,14 +77,10 @@ def probe_room(
         meter: of the device.
     """
     shape = pack_shape(builder, start.token_budget)
-    encoder = builder.encoder
 
     def measure(tokens: int, checkpoint_every: int | None) -> int | None:
         trainer.set_room(Room(start.token_budget, checkpoint_every))
-        size = builder.image_size
-        pack = worst_pack(
-            shape, tokens, image_token_id=encoder.image_token_id, image_tokens=encoder.tokens_per_image, size=size
-        )
+        pack = _worst_pack_of(builder, shape, tokens)
         meter.reset()
         try:
             trainer.rehearse(pack)
@@ -92,6 +91,25 @@ def probe_room(
         return meter.peak()
 
     return search_room(measure, start=start, limit=limit, shortest=longest, largest=max(longest, LARGEST_BUDGET))
+
+
+def pack_seconds(trainer: StageTrainer, builder: StepBuilder, kernel: AttentionKernel, tokens: int) -> float | None:
+    """Seconds of a forward and backward pass of the worst pack with an attention kernel; None where it fails.
+
+    The trainer is left with that kernel; the first pass, which compiles, does not count.
+    """
+    pack = _worst_pack_of(builder, pack_shape(builder, tokens), tokens)
+    trainer.set_attention(kernel)
+    try:
+        trainer.rehearse(pack)
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        trainer.rehearse(pack)
+        torch.cuda.synchronize()
+    except Exception:  # whatever a compiler raises where it lacks Triton, a C compiler or shared memory
+        logging.getLogger("qllava.train").warning("attention kernel %s failed", kernel, exc_info=True)
+        return None
+    return (time.perf_counter() - started) / 2
 
 
 def card_limit(*, learnt: int, state_bytes: float, vram_gib: float | None) -> int:
@@ -128,6 +146,17 @@ def densest(packs: Sequence[Tree]) -> PackShape:
     return PackShape(
         supervised=max(min(1.0, len(pack.target) / len(pack)) for pack in packs),
         images=max(len(pack.images) / len(pack) for pack in packs),
+    )
+
+
+def _worst_pack_of(builder: StepBuilder, shape: PackShape, tokens: int) -> dict[str, torch.Tensor]:
+    encoder = builder.encoder
+    return worst_pack(
+        shape,
+        tokens,
+        image_token_id=encoder.image_token_id,
+        image_tokens=encoder.tokens_per_image,
+        size=builder.image_size,
     )
 
 

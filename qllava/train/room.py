@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from qllava.files import write_json
+from qllava.model.attention import AttentionKernel
 from qllava.plan.memory import POLICIES
 
 ROOM_FILE = "memory.json"
@@ -43,12 +44,14 @@ class Found:
 
 @dataclass(frozen=True)
 class SavedRoom:
-    """What a run remembers in `memory.json`: a room, where it was found, and the peak that was measured there."""
+    """What a run remembers in `memory.json`: a room, where it was found, the peak in bytes that was measured there, and
+    the attention kernel that was chosen."""
 
     room: Room
     device: str
     vram_gib: float | None
     peak: int | None
+    attention: AttentionKernel = "sdpa"
 
 
 def search_room(measure: Measure, *, start: Room, limit: int, shortest: int, largest: int) -> Found | None:
@@ -101,7 +104,9 @@ def saved_room(folder: Path, *, device: str, vram_gib: float | None) -> SavedRoo
     path = folder / ROOM_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        saved = SavedRoom(Room(**values["room"]), values["device"], values["vram_gib"], values["peak"])
+        saved = SavedRoom(
+            Room(**values["room"]), values["device"], values["vram_gib"], values["peak"], values["attention"]
+        )
     except (OSError, ValueError, TypeError, KeyError):
         # Missing, or of another version: it only saves a minute.
         return None

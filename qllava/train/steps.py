@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 from qllava.checkpoint.manifest import Manifest
+from qllava.checkpoint.weights import llava_of
 from qllava.data.images import pixel_statistics
 from qllava.data.steps import StepBuilder, TokenBudget
 from qllava.errors import QllavaError
+from qllava.model.fusion import fuse_layers
 from qllava.plan.plan import Plan
 from qllava.train.callbacks import AfterSave, Figures, StopOnSignal, TrainView
 from qllava.train.fitting import Fitting, SpillWatch, planned_room
@@ -55,7 +57,7 @@ def run_steps(
     optimizer = choose_optimizer(recipe.train.optimizer, device=parts.device, fits=plan.fits)
     if optimizer != "adamw":
         view.note("optimizer", optimizer, "AdamW's fp32 states do not fit", "--optimizer")
-    fitting = Fitting(folder, view, device=plan.device, vram_gib=request.vram_gib)
+    fitting = Fitting(folder, view, device=plan.device, vram_gib=request.vram_gib, attention=recipe.train.attention)
     watch = SpillWatch(fitting)
     stop = StopOnSignal()
     trainer = StageTrainer(
@@ -92,6 +94,10 @@ def run_steps(
     )
     view.note("trained parameters", f"{trainer.trainable_parameters:,}", "fp32; everything else is frozen")
     watch.trainer = trainer
+    if recipe.train.compile and parts.device == "cuda":
+        fuse_layers(llava_of(parts.model))
+    elif recipe.train.compile:
+        view.note("fusion", "off", "train.compile is for NVIDIA cards")
     longest = samples.audit.longest if samples.audit.complete else recipe.data.max_length
     fitting.begin(trainer, builder, start=start, longest=longest, optimizer=optimizer)
     checkpoints = checkpoint_folders(folder)

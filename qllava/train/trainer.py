@@ -26,6 +26,7 @@ from qllava.data.images import normalize
 from qllava.data.steps import StepBuilder, step_dataset
 from qllava.errors import DeviceError, RunError
 from qllava.files import atomic_directory, folder_hashes, write_json
+from qllava.model.attention import AttentionKernel, use_kernel
 from qllava.model.build import projector_parameters
 from qllava.model.checkpointing import checkpoint_layers
 from qllava.model.forward import loss_sum
@@ -122,6 +123,10 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         self._room = room
         self._builder.budget.set(room.token_budget)
         checkpoint_layers(llava_of(self.model), room.checkpoint_every)
+
+    def set_attention(self, kernel: AttentionKernel) -> None:
+        """Choose the language model's attention kernel."""
+        use_kernel(llava_of(self.model), kernel)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
