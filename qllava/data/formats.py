@@ -46,7 +46,7 @@ class ConversationTable(ABC):
     def __len__(self) -> int: ...
 
     def picture_groups(self) -> NDArray[np.int64] | None:
-        """(rows,) equal numbers share their pictures, -1 is text only; None where only decoding every row would tell."""
+        """(rows,) equal numbers share their pictures, -1 is text only; None where only decoding the rows would tell."""
         return None
 
     @abstractmethod
