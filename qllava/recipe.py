@@ -76,6 +76,19 @@ class DataSettings(_Frozen):
     max_length: int = Field(2048, gt=0)
     image_aspect: Literal["pad", "crop", "squash"] = "pad"
     workers: int | None = Field(None, ge=0, description="data workers; chosen from the cores unless given")
+    pack: bool = Field(True, description="share image prefixes and fill sequences; false is one sample a sequence")
+
+
+class TrainSettings(_Frozen):
+    """How a step is computed; the numbers learnt do not depend on it, but for rounding and 8-bit optimizer states."""
+
+    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = Field(
+        "auto", description="auto is adamw, or on a card where its states do not fit, paged_adamw_8bit"
+    )
+    attention: Literal["auto", "sdpa", "flex"] = Field(
+        "auto", description="kernel of the language model; auto takes flex on a card where it is measured to be faster"
+    )
+    compile: bool = Field(False, description="fuse elementwise operations of the decoder layers on a card")
 
 
 class Recipe(_Frozen):
@@ -93,6 +106,7 @@ class Recipe(_Frozen):
     align: StageSettings = StageSettings(learning_rate=1e-3, batch_size=256)
     finetune: StageSettings = StageSettings(learning_rate=2e-4, projector_learning_rate=2e-5, batch_size=128)
     lora: LoraSettings = LoraSettings()
+    train: TrainSettings = TrainSettings()
     seed: int = 42
 
     def stage(self, stage: Stage) -> StageSettings:

@@ -53,8 +53,11 @@ def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return fast
 
 
-def save_language_model(folder: Path, family: str = "llama", *, tied: bool = True) -> Path:
-    """A random causal language model with its tokenizer; `family` is llama, qwen2 or mistral (sliding window)."""
+def save_language_model(folder: Path, family: str = "llama", *, tied: bool = True, window: int | None = None) -> Path:
+    """A random causal language model with its tokenizer; `family` is llama, qwen2 or mistral.
+
+    `window` is the sliding window: mistral's 4096 unless given; qwen2's second layer has one if it is given.
+    """
     tokenizer = save_tokenizer(folder)
     shape = {**SHAPE, "vocab_size": len(tokenizer), "tie_word_embeddings": tied, "initializer_range": 0.1}
     with torch.random.fork_rng():
@@ -63,9 +66,10 @@ def save_language_model(folder: Path, family: str = "llama", *, tied: bool = Tru
         if family == "llama":
             model = LlamaForCausalLM(LlamaConfig(**shape))
         elif family == "qwen2":
-            model = Qwen2ForCausalLM(Qwen2Config(**shape))
+            sliding = {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 1} if window else {}
+            model = Qwen2ForCausalLM(Qwen2Config(**shape, **sliding))
         else:
-            model = MistralForCausalLM(MistralConfig(**shape, sliding_window=4096))
+            model = MistralForCausalLM(MistralConfig(**shape, sliding_window=window or 4096))
     model.to(torch.bfloat16).save_pretrained(folder)
     return folder
 

@@ -64,6 +64,13 @@ def train(
         int | None, typer.Option("--lora-alpha", min=1, help="LoRA alpha.", show_default="2 x rank")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Order of the data and fresh weights.")] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option("--optimizer", help="auto, adamw, or paged_adamw_8bit (NVIDIA).", show_default="auto"),
+    ] = None,
+    no_pack: Annotated[
+        bool, typer.Option("--no-pack", help="One sample a sequence: slower, the same gradients.")
+    ] = False,
     vram: VramOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; load and download nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a long run.")] = False,
@@ -82,6 +89,8 @@ def train(
         f"{name}.projector_learning_rate": projector_lr,
         "lora.rank": lora_r,
         "lora.alpha": lora_alpha,
+        "train.optimizer": optimizer,
+        "data.pack": False if no_pack else None,
         "seed": seed,
     }
     if stage == 1:
@@ -90,6 +99,9 @@ def train(
                 raise UsageError(f"{flag} belongs to stage 2; stage 1 trains the projector alone, with --lr")
         if align is not None:
             raise UsageError("--align belongs to stage 2; stage 1 makes an align run")
+    from qllava.train.card import use_expandable_segments  # noqa: PLC0415
+
+    use_expandable_segments()  # before the probe below makes torch use the card
     probe = probe_devices()
     # A dry run plans stage 2 before stage 1 is done; with an explicit recipe it needs no align run either.
     source = _source(out, align, required=not dry_run) if stage == 2 else None
@@ -210,6 +222,9 @@ def _train(
     folder = outcome.run.folder
     if outcome.rejected:
         note(f"{len(outcome.rejected)} samples were left out while training; {folder / 'rejected.jsonl'} lists them")
+    packing = outcome.run.manifest.packing
+    if packing and resolved.recipe.data.pack:
+        say("packing", f"{packing['shared']:.0%} of the tokens saved", f"packs {packing['fill']:.0%} full", "--no-pack")
     if outcome.gain is not None:
         say("picture", outcome.gain.sentence())
     say("run", folder, f"loss curve in {folder / 'loss.png'}")

@@ -37,6 +37,8 @@ class Manifest:
         command: what continues or repeats the run.
         files: sha256 of the weights a finished run holds.
         picture: loss with the right and with another picture at the end, where it could be measured.
+        packing: of a finished run, `shared`: the part of the tokens that shared prefixes saved, and `fill`: the part of
+            the packs' budget that was used; both 0-1.
         versions: of the libraries that shape the numbers.
     """
 
@@ -51,6 +53,7 @@ class Manifest:
     command: str = ""
     files: dict[str, str] = field(default_factory=dict)
     picture: dict[str, float] = field(default_factory=dict)
+    packing: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

@@ -7,10 +7,11 @@ through is left out, counted and named during training.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from qllava.data.encode import ChatEncoder, SampleRejected
+from qllava.data.formats import ConversationTable
 from qllava.data.steps import Conversations
 from qllava.errors import DataError
 from qllava.types import Conversation
@@ -57,6 +58,11 @@ class Audit:
     reasons: Counter[str]
     longest: int
 
+    @property
+    def complete(self) -> bool:
+        """Whether every sample was encoded, so that `longest` is the longest there is."""
+        return self.examined == len(self.usable) + len(self.rejected)
+
 
 def audit(conversations: Conversations, encoder: ChatEncoder, *, max_length: int, needs_image: bool) -> Audit:
     """Examine a data set.
@@ -73,18 +79,19 @@ def audit(conversations: Conversations, encoder: ChatEncoder, *, max_length: int
     if len(conversations) == 0:
         raise DataError("the data holds no samples")
     stride = -(-len(conversations) // LOOK_AT)
+    pictures = _picture_groups(conversations)
     kept: list[int] = []
     groups: list[Hashable] = []
     rejected: list[tuple[str, str]] = []
     reasons: Counter[str] = Counter()
     text_only = examined = longest = 0
-    for index in range(len(conversations)):
-        conversation = conversations[index]
-        if needs_image and not conversation.images:
+    for index, group in enumerate(pictures):
+        if needs_image and group is None:
             text_only += 1
             continue
         if index % stride == 0:
             examined += 1
+            conversation = conversations[index]
             try:
                 longest = max(longest, len(encoder.encode(conversation, max_length).input_ids))
             except SampleRejected as error:
@@ -92,10 +99,21 @@ def audit(conversations: Conversations, encoder: ChatEncoder, *, max_length: int
                 rejected.append((conversation.id, str(error)))
                 continue
         kept.append(index)
-        groups.append(conversation.images or index)
+        groups.append(("text", index) if group is None else group)
     if text_only == len(conversations):
         raise DataError("stage 1 needs pictures, and every sample is text only; use this data in stage 2")
     if examined and len(rejected) == examined:
         sample, reason = rejected[0]
         raise DataError(f"none of the {examined} samples examined can be trained on; sample {sample}: {reason}")
     return Audit(Selection(conversations, tuple(kept)), groups, text_only, examined, rejected, reasons, longest)
+
+
+def _picture_groups(conversations: Conversations) -> Iterable[Hashable | None]:
+    """Of each sample, a key that samples of the same pictures share; None for text only.
+
+    A table that knows spares decoding every row.
+    """
+    known = conversations.picture_groups() if isinstance(conversations, ConversationTable) else None
+    if known is not None:
+        return (None if group < 0 else group for group in known.tolist())
+    return (conversations[index].images or None for index in range(len(conversations)))

@@ -21,15 +21,21 @@ def collate_step(rows: list[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         `packs`: list of dicts with `input_ids`, `position_ids`, `segment` (T,), `parent` (segments,), `source`,
         `target` (S,), all int64, and `pixel_values` (I, 3, H, W) uint8 where the pack has images;
-        `supervised`: S summed over the packs, the loss normaliser; `samples`; `tokens`; `rejected`: (id, reason) pairs.
+        `pack_samples`: conversations of each pack; `supervised`: S summed over the packs, the loss normaliser;
+        `samples`; `tokens`; `tokens_alone`: what the same samples take without shared prefixes; `rejected`: (id,
+        reason) pairs; `step`, `token_budget`: the row's own.
     """
     (row,) = rows
     trees: list[Tree] = [pack["tree"] for pack in row["packs"]]
     return {
         "packs": [collate_pack(pack["tree"], pack["pixels"]) for pack in row["packs"]],
+        "pack_samples": [tree.samples for tree in trees],
         "supervised": sum(len(tree.target) for tree in trees),
         "samples": sum(tree.samples for tree in trees),
         "tokens": sum(len(tree) for tree in trees),
+        "tokens_alone": sum(tree.tokens_alone for tree in trees),
+        "step": row["step"],
+        "token_budget": row["token_budget"],
         "rejected": list(row["rejected"]),
     }
 

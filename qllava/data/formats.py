@@ -1,7 +1,7 @@
 """Data files as indexable tables of conversations: LLaVA JSON and JSONL, HF `messages`, parquet, hub data sets.
 
 A JSON file stays on disk: the table keeps the byte span of every row and decodes one at a time. So 665,000 rows are
-11 MB in memory, nothing is copied or cached that could go stale, and a data worker gets a path and two arrays.
+16 MB in memory, and a data worker gets a path and three arrays. The whole file is checked once (`row_index.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qllava.data.row_index import RowIndex, build_index, index_path, load_index, save_index
 from qllava.data.rows import ImagePosition, parse_row
 from qllava.errors import DataError
 from qllava.types import Conversation
@@ -44,6 +45,10 @@ class ConversationTable(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def picture_groups(self) -> NDArray[np.int64] | None:
+        """(rows,) equal numbers share their pictures, -1 is text only; None where only decoding the rows would tell."""
+        return None
+
     @abstractmethod
     def _row(self, index: int) -> object: ...
 
@@ -65,22 +70,26 @@ class ConversationTable(ABC):
 
 @dataclass(frozen=True)
 class _JsonTable(ConversationTable):
-    """Rows of a file, by the bytes [start, stop) each takes."""
+    """Rows of a file, by the bytes each takes."""
 
     path: Path
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
+    index: RowIndex
     stamp: tuple[int, int]  # size and mtime when it was read
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return len(self.index.starts)
+
+    def picture_groups(self) -> NDArray[np.int64]:
+        """See the base; known since the file was checked."""
+        return self.index.groups
 
     def _row(self, index: int) -> object:
         with self.path.open("rb") as file:
             if _stamp(self.path) != self.stamp:
                 raise DataError(f"{self.source} changed while it was in use; start again")
-            file.seek(int(self.starts[index]))
-            return json.loads(file.read(int(self.stops[index] - self.starts[index])))
+            start, stop = int(self.index.starts[index]), int(self.index.stops[index])
+            file.seek(start)
+            return json.loads(file.read(stop - start))
 
 
 @dataclass(frozen=True)
@@ -131,29 +140,36 @@ def load_conversations(
 
 def _open_json(path: Path, image_root: Path | None, image_position: ImagePosition) -> ConversationTable:
     stamp = _stamp(path)
-    starts: list[int] = []
-    stops: list[int] = []
-    content = _read_bytes_as_text(path)
-    rows = _json_lines(content, path) if path.suffix == ".jsonl" else _json_list(content, path)
-    for start, stop, row in rows:
-        try:
-            parse_row(row, "", 0, image_position)
-        except DataError:  # again with the text itself, for the message
-            row_text = _as_utf8(content[start:stop])
-            parse_row(json.loads(row_text), f"{path}, row {len(starts)}", len(starts), image_position)
-        starts.append(start)
-        stops.append(stop)
-    if not starts:
-        raise DataError(f"{path} holds no samples; write some with `qllava gen-data --images FOLDER`")
+    kept = index_path(path)
+    index = load_index(kept)
+    if index is None:
+        index = build_index(_checked_rows(path, image_position))
+        if not len(index.starts):
+            raise DataError(f"{path} holds no samples; write some with `qllava gen-data --images FOLDER`")
+        save_index(kept, index)
     return _JsonTable(
         source=str(path),
         image_root=image_root,
         image_position=image_position,
         path=path.resolve(),
-        starts=np.asarray(starts, dtype=np.int64),
-        stops=np.asarray(stops, dtype=np.int64),
+        index=index,
         stamp=stamp,
     )
+
+
+def _checked_rows(path: Path, image_position: ImagePosition) -> Iterator[tuple[int, int, Conversation]]:
+    content = _read_bytes_as_text(path)
+    rows = _json_lines(content, path) if path.suffix == ".jsonl" else _json_list(content, path)
+    for number, (start, stop, row) in enumerate(rows):
+        try:
+            conversation = parse_row(row, "", number, image_position)
+        except DataError:
+            conversation = None
+        if conversation is None or not "".join(conversation.images).isascii():
+            # Again with the text itself, not its Latin-1 reading: for the message, or to compare names of pictures.
+            text = json.loads(_as_utf8(content[start:stop]))
+            conversation = parse_row(text, f"{path}, row {number}", number, image_position)
+        yield start, stop, conversation
 
 
 def _read_bytes_as_text(path: Path) -> str:

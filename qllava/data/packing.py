@@ -5,7 +5,20 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 
-from qllava.data.trees import Tree, join_trees
+from qllava.data.encode import Encoded
+from qllava.data.trees import Tree, grow_trees, join_trees
+
+
+def pack_samples(samples: Sequence[Encoded], *, image_token_id: int, token_budget: int | None) -> list[Tree]:
+    """The sequences of one global batch: packed trees of at most `token_budget` tokens, or one sample each for None.
+
+    The second is the slow twin that the first must equal (`--no-pack`); it needs no mask, since nothing is shared.
+    """
+    if token_budget is None:
+        longest = max((len(sample.input_ids) for sample in samples), default=0)
+        return grow_trees(samples, image_token_id=image_token_id, token_budget=longest, share=False)
+    trees = grow_trees(samples, image_token_id=image_token_id, token_budget=token_budget)
+    return pack_trees(trees, token_budget=token_budget)
 
 
 def pack_trees(trees: Sequence[Tree], *, token_budget: int) -> list[Tree]:

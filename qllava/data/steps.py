@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from PIL import Image
 from transformers import BaseImageProcessor
 
 from qllava.data.encode import ChatEncoder, Encoded, SampleRejected
 from qllava.data.images import open_image, resolve_image, to_pixels
-from qllava.data.packing import pack_trees
-from qllava.data.trees import Tree, grow_trees
+from qllava.data.packing import pack_samples
+from qllava.data.trees import Tree
 from qllava.types import Conversation
 
 
@@ -87,6 +89,26 @@ def plan_steps(
     return StepPlan(order=everything[: bounds[-1]], bounds=np.asarray(bounds, dtype=np.int64))
 
 
+class TokenBudget:
+    """The most tokens of one pack, or none for unpacked sequences; data workers see it change.
+
+    It lives in shared memory: after a step that did not fit, the steps that the workers build next are smaller.
+    """
+
+    def __init__(self, tokens: int | None) -> None:
+        self._shared = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self.set(tokens)
+
+    @property
+    def tokens(self) -> int | None:
+        """The budget in force."""
+        return int(self._shared) or None
+
+    def set(self, tokens: int | None) -> None:
+        """Change it for every process."""
+        self._shared.fill_(tokens or 0)
+
+
 @dataclass(frozen=True)
 class StepBuilder:
     """From step numbers to packs; runs inside data workers, so it holds plain picklable parts only."""
@@ -97,16 +119,31 @@ class StepBuilder:
     image_root: Path
     image_processor: BaseImageProcessor
     max_length: int
-    token_budget: int
-    share_prefixes: bool = True
+    budget: TokenBudget
 
     def __call__(self, rows: dict[str, list[int]]) -> dict[str, list[Any]]:
-        """The transform of `Dataset.with_transform`: `{"step": [...]}` -> `{"packs": [...], "rejected": [...]}`."""
+        """The transform of `Dataset.with_transform`: `{"step": [...]}` -> one column for each key of `build`."""
         built = [self.build(step) for step in rows["step"]]
-        return {"packs": [packs for packs, _ in built], "rejected": [rejected for _, rejected in built]}
+        return {key: [row[key] for row in built] for key in built[0]}
 
-    def build(self, step: int) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-        """Packs of one step, each with its decoded pictures, and the (id, reason) of samples that cannot be used."""
+    def build(self, step: int) -> dict[str, Any]:
+        """One step as the collator takes it.
+
+        Returns:
+            `step`; `token_budget` it was packed to (0: not packed); `packs`, each `{"tree", "pixels"}` with its decoded
+            pictures, (I, 3, H, W) uint8 or None; `rejected`: (id, reason) of samples that cannot be used.
+        """
+        token_budget = self.budget.tokens
+        packs, rejected = self.pack(step, token_budget)
+        return {
+            "step": step,
+            "token_budget": token_budget or 0,
+            "packs": [self._with_pixels(pack) for pack in packs],
+            "rejected": rejected,
+        }
+
+    def pack(self, step: int, token_budget: int | None) -> tuple[list[Tree], list[tuple[str, str]]]:
+        """Packs of one step, and the samples that cannot be used; no picture is opened."""
         encoded: list[Encoded] = []
         rejected: list[tuple[str, str]] = []
         for index in self.plan.members(step):
@@ -115,14 +152,14 @@ class StepBuilder:
                 encoded.append(self.encoder.encode(conversation, self.max_length))
             except SampleRejected as error:
                 rejected.append((conversation.id, str(error)))
-        trees = grow_trees(
-            encoded,
-            image_token_id=self.encoder.image_token_id,
-            token_budget=self.token_budget,
-            share=self.share_prefixes,
-        )
-        packs = pack_trees(trees, token_budget=self.token_budget)
-        return [self._with_pixels(pack) for pack in packs], rejected
+        packs = pack_samples(encoded, image_token_id=self.encoder.image_token_id, token_budget=token_budget)
+        return packs, rejected
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels that every picture is brought to."""
+        height, width = to_pixels(self.image_processor, Image.new("RGB", (8, 8))).shape[1:]
+        return height, width
 
     def _with_pixels(self, pack: Tree) -> dict[str, Any]:
         pixels = [

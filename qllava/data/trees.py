@@ -48,6 +48,15 @@ class Tree:
         """Tokens."""
         return len(self.input_ids)
 
+    @property
+    def tokens_alone(self) -> int:
+        """Tokens that the same conversations have without sharing: a prefix counts once for each of its branches."""
+        lengths = np.bincount(self.segment, minlength=len(self.parent))
+        branches = self.parent != np.arange(len(self.parent))
+        prefixes = np.zeros(len(self.parent), dtype=bool)
+        prefixes[self.parent[branches]] = True
+        return int(lengths[~prefixes].sum() + lengths[self.parent[branches]].sum())
+
 
 def grow_trees(
     conversations: Sequence[Encoded], *, image_token_id: int, token_budget: int, share: bool = True

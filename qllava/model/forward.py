@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from qllava.model.attention import tree_mask
+from qllava.model.attention import pack_mask
 
 
 def tower_features(model: LlavaForConditionalGeneration, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -24,10 +24,17 @@ def tower_features(model: LlavaForConditionalGeneration, pixel_values: torch.Ten
     (`inference_mode` would not do: its tensors cannot enter the projector's backward.)
     """
     config = model.config
+    tower: Any = model.model.vision_tower
+    layers = tower.encoder.layers
+    # Layers above the chosen one, the last norm and SigLIP's pooling head would run for nothing: the same modules as in
+    # the stock forward, called one by one, up to `hidden_states[vision_feature_layer]`.
+    wanted = cast(int, config.vision_feature_layer) % (len(layers) + 1)
     with torch.no_grad():
-        tower = model.model.vision_tower
-        output = tower(pixel_values.to(next(tower.parameters()).dtype), output_hidden_states=True)
-        features = output.hidden_states[config.vision_feature_layer]
+        features = tower.embeddings(pixel_values.to(next(tower.parameters()).dtype))
+        if hasattr(tower, "pre_layrnorm"):  # CLIP's, and its spelling
+            features = tower.pre_layrnorm(features)
+        for layer in layers[:wanted]:
+            features = layer(features, attention_mask=None)
     features = cast(torch.Tensor, features)
     return features[:, 1:] if config.vision_feature_select_strategy == "default" else features
 
@@ -46,10 +53,11 @@ def hidden_states(model: LlavaForConditionalGeneration, pack: Mapping[str, torch
             features.to(model.model.multi_modal_projector.linear_1.weight.dtype)
         )
         encoded["image"] = BaseModelOutputWithPooling(pooler_output=cast(Any, list(projected)))
+    language = model.model.language_model.config
     output = model.model(
         input_ids=pack["input_ids"][None],
         position_ids=pack["position_ids"][None],
-        attention_mask=tree_mask(pack["segment"], pack["parent"]),
+        attention_mask=pack_mask(pack["segment"], pack["parent"], pack["position_ids"], language),
         mm_encoder_outputs=encoded,
         use_cache=False,
     )

@@ -6,7 +6,7 @@ import json
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -77,6 +77,7 @@ class Figures(TrainerCallback):
             "tokens": logs["tokens"],
             "supervised_tokens": logs["supervised_tokens"],
             "packs": logs["packs"],
+            **packing_shares(logs),
             "seconds": elapsed,
             "tokens_per_second": logs["tokens"] / elapsed,
             "memory_gib": peak_memory() / 2**30,
@@ -150,6 +151,36 @@ def keep_rows(path: Path, *, last_step: int) -> None:
         return
     rows = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= last_step]
     path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+
+
+def packing_shares(figures: Mapping[str, float]) -> dict[str, float]:
+    """How well `tokens`, `tokens_alone`, `packs` and `token_budget` of a step, or summed over steps, are packed.
+
+    Returns:
+        `tokens_alone` and `token_budget` as given; `shared`: the part of the tokens, 0-1, that shared prefixes save;
+        `fill`: the part of the packs' budget that is used, 1 where there is no budget.
+    """
+    alone, budget = figures["tokens_alone"], figures["token_budget"]
+    room = figures["packs"] * budget
+    return {
+        "tokens_alone": alone,
+        "token_budget": budget,
+        "shared": 1 - figures["tokens"] / alone if alone else 0.0,
+        # A sample longer than the budget is a pack of its own.
+        "fill": min(1.0, figures["tokens"] / room) if room else 1.0,
+    }
+
+
+def packing_summary(metrics: Path) -> dict[str, float]:
+    """`shared` and `fill` over all steps of a run, by its metrics file; empty where no step is recorded."""
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.is_file() else []
+    tokens, alone = (sum(row.get(name, 0) for row in rows) for name in ("tokens", "tokens_alone"))
+    if not alone:
+        return {}
+    # The budget may have shrunk on the way, so the room is summed step by step.
+    room = sum(row["packs"] * row["token_budget"] for row in rows if "token_budget" in row)
+    shares = packing_shares({"tokens": tokens, "tokens_alone": alone, "packs": 1, "token_budget": room})
+    return {name: round(shares[name], 4) for name in ("shared", "fill")}
 
 
 def peak_memory() -> int:

@@ -20,7 +20,7 @@ from qllava.files import sha256
 from qllava.model.build import vision_config
 from qllava.model.processor import build_processor
 from qllava.report.loss_curve import write_loss_curve
-from qllava.train.callbacks import METRICS_FILE
+from qllava.train.callbacks import METRICS_FILE, packing_summary
 from qllava.train.parts import Parts
 from qllava.train.request import TrainRequest, recipe_digest, source_entry
 from qllava.train.samples import Samples
@@ -93,13 +93,14 @@ def finish_run(
         status="finished",
         steps=manifest.total_steps,
         files={name: sha256(folder / name) for name in weights},
+        packing=packing_summary(folder / METRICS_FILE),
         picture={"right": gain.right, "shuffled": gain.shuffled} if gain else {},
     ).write(folder)
 
 
 @contextmanager
 def log_file(
-    folder: Path, names: Sequence[str] = ("transformers", "trl", "peft", "accelerate", "py.warnings")
+    folder: Path, names: Sequence[str] = ("qllava", "transformers", "trl", "peft", "accelerate", "py.warnings")
 ) -> Iterator[None]:
     """What the libraries say goes to `log.txt` of the run."""
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")

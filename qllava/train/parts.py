@@ -11,6 +11,7 @@ from qllava.checkpoint.weights import load_projector
 from qllava.data.encode import ChatEncoder
 from qllava.model.build import assemble
 from qllava.model.lora import add_lora
+from qllava.train.card import cap_card
 from qllava.train.request import TrainRequest
 
 
@@ -28,6 +29,8 @@ def build_parts(request: TrainRequest, encoder: ChatEncoder, image_processor: Ba
     """The frozen model of the stage: a fresh projector in stage 1; the aligned one and fresh LoRA in stage 2."""
     recipe = request.recipe
     device = "cuda" if request.probe.kind == "cuda" else "cpu"
+    if device == "cuda" and request.vram_gib is not None:
+        cap_card(request.vram_gib)
     model = assemble(
         **recipe.model.model_dump(), image_token_id=encoder.image_token_id, device=device, seed=recipe.seed
     )

@@ -6,11 +6,15 @@ import os
 from pathlib import Path
 
 from qllava.checkpoint.manifest import Manifest
+from qllava.checkpoint.weights import llava_of
 from qllava.data.images import pixel_statistics
-from qllava.data.steps import StepBuilder, step_dataset
+from qllava.data.steps import StepBuilder, TokenBudget
 from qllava.errors import QllavaError
+from qllava.model.fusion import fuse_layers
 from qllava.plan.plan import Plan
 from qllava.train.callbacks import AfterSave, Figures, StopOnSignal, TrainView
+from qllava.train.fitting import Fitting, SpillWatch, planned_room
+from qllava.train.optimizer import choose_optimizer
 from qllava.train.parts import Parts
 from qllava.train.request import TrainRequest
 from qllava.train.samples import Samples
@@ -40,6 +44,7 @@ def run_steps(
         InterruptedRunError: after saving.
     """
     recipe, stage = request.recipe, request.recipe.stage(request.stage)
+    start = planned_room(plan, recipe)
     builder = StepBuilder(
         conversations=samples.conversations,
         plan=samples.steps,
@@ -47,8 +52,13 @@ def run_steps(
         image_root=request.data.image_root,
         image_processor=parts.image_processor,
         max_length=recipe.data.max_length,
-        token_budget=max(plan.token_budget, recipe.data.max_length),
+        budget=TokenBudget(start.token_budget),
     )
+    optimizer = choose_optimizer(recipe.train.optimizer, device=parts.device, fits=plan.fits)
+    if optimizer != "adamw":
+        view.note("optimizer", optimizer, "AdamW's fp32 states do not fit", "--optimizer")
+    fitting = Fitting(folder, view, device=plan.device, vram_gib=request.vram_gib, attention=recipe.train.attention)
+    watch = SpillWatch(fitting)
     stop = StopOnSignal()
     trainer = StageTrainer(
         model=parts.model,
@@ -61,25 +71,35 @@ def run_steps(
             weight_decay=stage.weight_decay,
             max_grad_norm=stage.max_grad_norm,
             save_steps=stage.save_steps,
-            checkpoint_every=plan.checkpoint_every,
             seed=recipe.seed,
             device=parts.device,
             workers=data_workers(recipe.data.workers),
             report_to=list(request.report_to),
         ),
-        train_dataset=step_dataset(builder),
+        builder=builder,
+        room=start,
         tokenizer=parts.encoder.tokenizer,
         normalization=Normalization(*pixel_statistics(parts.image_processor)),
         learning_rate=stage.learning_rate,
         projector_learning_rate=stage.projector_learning_rate or stage.learning_rate,
         keep_checkpoints=stage.keep_checkpoints,
+        optimizer=optimizer,
+        on_smaller=fitting.shrunk,
         callbacks=[
             Figures(folder, view),
             stop,
+            *([watch] if parts.device == "cuda" else []),
             AfterSave(lambda step: _saved(folder, manifest, step)),
         ],
     )
     view.note("trained parameters", f"{trainer.trainable_parameters:,}", "fp32; everything else is frozen")
+    watch.trainer = trainer
+    if recipe.train.compile and parts.device == "cuda":
+        fuse_layers(llava_of(parts.model))
+    elif recipe.train.compile:
+        view.note("fusion", "off", "train.compile is for NVIDIA cards")
+    longest = samples.audit.longest if samples.audit.complete else recipe.data.max_length
+    fitting.begin(trainer, builder, start=start, longest=longest, optimizer=optimizer)
     checkpoints = checkpoint_folders(folder)
     stop.install()
     try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,17 @@ from trl import SFTConfig, SFTTrainer
 from qllava.checkpoint.weights import llava_of, load_trained, save_trained
 from qllava.data.collator import collate_step
 from qllava.data.images import normalize
-from qllava.errors import RunError
+from qllava.data.steps import StepBuilder, step_dataset
+from qllava.errors import DeviceError, RunError
 from qllava.files import atomic_directory, folder_hashes, write_json
+from qllava.model.attention import AttentionKernel, use_kernel
+from qllava.model.build import projector_parameters
+from qllava.model.checkpointing import checkpoint_layers
 from qllava.model.forward import loss_sum
 from qllava.model.precision import autocast
+from qllava.train.optimizer import Optimizer, build_optimizer
+from qllava.train.recovery import is_out_of_memory, random_state, restore_random_state
+from qllava.train.room import Room, smaller_room
 from qllava.train.stages import freeze_all, trainable_groups, unfreeze
 
 CHECKPOINTS = "checkpoints"
@@ -47,11 +55,15 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
     Args:
         model: a frozen LLaVA model, wrapped by PEFT in stage 2.
         args: from `trainer_arguments`.
-        train_dataset: from `data.steps.step_dataset`.
+        builder: of the steps; also builds a step again when it did not fit.
+        room: the token budget and checkpointing policy to begin with.
         tokenizer: handed on to TRL, which insists on one.
         normalization: of the pixels; done on the device.
         learning_rate, projector_learning_rate: of LoRA and of the projector.
+        keep_checkpoints: the newest so many stay.
+        optimizer: see `optimizer.choose_optimizer`.
         callbacks: stock callbacks.
+        on_smaller: told the new room each time a step ran out of memory.
     """
 
     def __init__(
@@ -59,13 +71,16 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         *,
         model: PeftModel | LlavaForConditionalGeneration,
         args: SFTConfig,
-        train_dataset: Dataset,
+        builder: StepBuilder,
+        room: Room,
         tokenizer: PreTrainedTokenizerFast,
         normalization: Normalization,
         learning_rate: float,
         projector_learning_rate: float,
         keep_checkpoints: int,
+        optimizer: Optimizer,
         callbacks: list[TrainerCallback],
+        on_smaller: Callable[[Room], None] = lambda room: None,
     ) -> None:
         freeze_all(model)
         # Without an adapter Trainer refuses a quantised model, though only its fp32 projector learns. This flag says
@@ -76,7 +91,7 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=args,
-            train_dataset=train_dataset,
+            train_dataset=step_dataset(builder),
             data_collator=collate_step,
             processing_class=tokenizer,
             callbacks=callbacks,
@@ -88,46 +103,134 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         self.trainable_parameters = unfreeze(model)
         self.step_figures: dict[str, float] = {}
         self.rejected: dict[str, str] = {}
+        self._builder = builder
+        self._on_smaller = on_smaller
         self._normalization = normalization
         self._learning_rates = {"learning_rate": learning_rate, "projector_learning_rate": projector_learning_rate}
         self._keep_checkpoints = keep_checkpoints
+        self._optimizer_kind = optimizer
+        self.set_room(room)
 
     # One step
+
+    @property
+    def room(self) -> Room:
+        """The token budget and checkpointing policy in force."""
+        return self._room
+
+    def set_room(self, room: Room) -> None:
+        """Change both; steps that were built for another budget are built again when their turn comes."""
+        self._room = room
+        self._builder.budget.set(room.token_budget)
+        checkpoint_layers(llava_of(self.model), room.checkpoint_every)
+
+    def set_attention(self, kernel: AttentionKernel) -> None:
+        """Choose the language model's attention kernel."""
+        use_kernel(llava_of(self.model), kernel)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Forward and backward over all packs of the step.
+        """Forward and backward over all packs of the step; one that runs out of memory is done again in less room.
 
         Returns: () the mean loss per supervised token of the global batch, detached.
+
+        Raises:
+            DeviceError: a single sample does not fit, with every layer recomputed.
         """
         del num_items_in_batch  # Trainer cannot count nested labels; the row brings its own normaliser.
-        started = time.perf_counter()
-        model.train()
-        llava = llava_of(self.accelerator.unwrap_model(model))
-        llava.model.vision_tower.eval()
         self.rejected.update(inputs["rejected"])
+        if inputs["token_budget"] != (self._room.token_budget or 0):
+            # Built ahead by a worker, before the budget changed.
+            inputs = self._build_again(inputs["step"])
+        randomness = random_state()
+        while True:
+            try:
+                return self._run_packs(model, inputs)
+            except RuntimeError as error:
+                # Other processes of a distributed run would wait for this one's gradients.
+                if not is_out_of_memory(error) or self.args.world_size > 1:
+                    raise
+            # Outside the handler: the error's traceback held the step's activations.
+            self._shrink(inputs)
+            restore_random_state(randomness)
+            inputs = self._build_again(inputs["step"])
+
+    def _run_packs(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        started = time.perf_counter()
+        llava = self._ready_to_train(model)
         supervised = max(1, inputs["supervised"])
         total = torch.zeros((), device=self.args.device)
         correct = torch.zeros((), device=self.args.device)
-        for pack in self._prepare_inputs(inputs)["packs"]:
+        for number, pack in enumerate(self._prepare_inputs(inputs)["packs"]):
+            self._pack_number = number
             if len(pack["target"]) == 0:
                 continue
-            with autocast(str(self.args.device)):
-                loss, right = loss_sum(llava, self._with_normalized_pixels(pack))
-            self.accelerator.backward(loss / supervised)
-            total += loss.detach()
+            loss, right = self._run_pack(llava, pack, supervised)
+            total += loss
             correct += right
         self.step_figures = {
             "token_accuracy": float(correct) / supervised,
             "samples": inputs["samples"],
             "tokens": inputs["tokens"],
             "supervised_tokens": inputs["supervised"],
+            "tokens_alone": inputs["tokens_alone"],
+            "token_budget": inputs["token_budget"],
             "packs": len(inputs["packs"]),
-            "seconds": time.perf_counter() - started,
+            "step_seconds": time.perf_counter() - started,
         }
         mean: torch.Tensor = total / supervised
         return mean
+
+    def _ready_to_train(self, model: torch.nn.Module) -> LlavaForConditionalGeneration:
+        model.train()
+        llava = llava_of(self.accelerator.unwrap_model(model))
+        llava.model.vision_tower.eval()
+        return llava
+
+    def _run_pack(
+        self, llava: LlavaForConditionalGeneration, pack: dict[str, torch.Tensor], supervised: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of one pack's loss over `supervised`; its summed loss, detached, and how many tokens were right."""
+        with autocast(str(self.args.device)):
+            loss, right = loss_sum(llava, self._with_normalized_pixels(pack))
+        self.accelerator.backward(loss / supervised)
+        return loss.detach(), right
+
+    def rehearse(self, pack: dict[str, torch.Tensor]) -> None:
+        """Two forward and backward passes of a pack, on top of each other as in a step; afterwards all is as before.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit (or the RuntimeError that CUDA raises instead).
+        """
+        randomness = random_state()
+        try:
+            llava = self._ready_to_train(self.model)
+            for _ in range(2):
+                self._run_pack(llava, self._prepare_inputs(pack), max(1, len(pack["target"])))
+        finally:
+            self.model.zero_grad(set_to_none=True)
+            restore_random_state(randomness)
+
+    def _build_again(self, step: int) -> dict[str, Any]:
+        return collate_step([self._builder.build(step)])
+
+    def _shrink(self, inputs: dict[str, Any]) -> None:
+        """Forget the broken step's gradients and take the next smaller room."""
+        self.model.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        pack = inputs["packs"][self._pack_number]
+        tokens, samples = len(pack["input_ids"]), inputs["pack_samples"][self._pack_number]
+        room = smaller_room(self._room, tokens=tokens, samples=samples)
+        if room is None:
+            raise DeviceError(
+                f"step {inputs['step'] + 1}: a sample of {tokens} tokens does not fit the memory, with every layer "
+                f"recomputed; use --set data.max_length={max(1, tokens // 2)}, a smaller --recipe, or close other "
+                "programs"
+            )
+        self.set_room(room)
+        self._on_smaller(room)
 
     def _with_normalized_pixels(self, pack: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if "pixel_values" not in pack:
@@ -139,9 +242,14 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         """AdamW with one group for LoRA and one for the projector."""
         del model
         if getattr(self, "optimizer", None) is None:
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            groups = trainable_groups(self.model, **self._learning_rates)
-            self.optimizer: torch.optim.Optimizer = kind(groups, **{**settings, "weight_decay": self.args.weight_decay})
+            self.optimizer: torch.optim.Optimizer = build_optimizer(
+                self._optimizer_kind,
+                trainable_groups(self.model, **self._learning_rates),
+                keep_fp32=[parameter for _, parameter in projector_parameters(llava_of(self.model))],
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+                weight_decay=self.args.weight_decay,
+            )
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -167,7 +275,10 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
             self._save_optimizer_and_scheduler(str(aside))
             self._save_rng_state(str(aside))
             self.state.save_to_json(str(aside / TRAINER_STATE))
-            write_json(aside / CHECKPOINT_MANIFEST, {"step": self.state.global_step, "files": folder_hashes(aside)})
+            write_json(
+                aside / CHECKPOINT_MANIFEST,
+                {"step": self.state.global_step, **asdict(self._room), "files": folder_hashes(aside)},
+            )
         for old in checkpoint_folders(Path(self.args.output_dir))[: -self._keep_checkpoints]:
             shutil.rmtree(old)
 
@@ -194,7 +305,6 @@ def trainer_arguments(
     weight_decay: float,
     max_grad_norm: float,
     save_steps: int,
-    checkpoint_every: int | None,
     seed: int,
     device: str,
     workers: int,
@@ -205,13 +315,9 @@ def trainer_arguments(
     Args:
         run_folder: the run.
         steps: optimizer steps in all.
-        checkpoint_every: gradient checkpointing of every n-th layer, or None for off.
         device: `cpu` or `cuda`.
         report_to: names of stock loggers, e.g. `["wandb"]`.
     """
-    checkpointing: dict[str, Any] = {"use_reentrant": False}
-    if checkpoint_every is not None and checkpoint_every > 1:
-        checkpointing["every_n_layers"] = checkpoint_every
     return SFTConfig(
         output_dir=str(run_folder),
         max_steps=steps,
@@ -222,13 +328,12 @@ def trainer_arguments(
         warmup_steps=round(warmup_ratio * steps),
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
-        optim="adamw_torch_fused",
         # Ours: autocast in `training_step` over fp32 masters.
         bf16=False,
         fp16=False,
         use_cpu=device == "cpu",
-        activation_checkpointing=checkpoint_every is not None,
-        activation_checkpointing_kwargs=checkpointing if checkpoint_every is not None else None,
+        # Ours too: `model.checkpointing`, which can change between two steps.
+        activation_checkpointing=False,
         logging_strategy="steps",
         logging_steps=1,
         # On, it replaces a NaN loss by the average of earlier ones.
@@ -247,4 +352,6 @@ def trainer_arguments(
         dataloader_persistent_workers=workers > 0,
         dataloader_prefetch_factor=2 if workers > 0 else None,
         dataloader_pin_memory=device == "cuda",
+        # Pinned pictures cross to the card while it still computes.
+        accelerator_config={"non_blocking": device == "cuda"},
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
+from datasets import Dataset
+from torch.utils.data import DataLoader
 
-from qllava.data.steps import plan_steps
+from qllava.data.steps import TokenBudget, plan_steps
 
 
 def test_every_sample_once_an_epoch_in_full_batches() -> None:
@@ -43,3 +46,35 @@ def test_step_cap_keeps_the_beginning() -> None:
     assert len(capped) == 12
     assert [capped.members(i) for i in range(12)] == [whole.members(i) for i in range(12)]
     assert len(plan_steps(list(range(40)), batch_size=4, epochs=1, seed=0, max_steps=99)) == 10
+
+
+def test_kinds_appear_in_the_datas_proportions_in_every_window() -> None:
+    """LLaVA's mix (58 conversations : 23 details : 77 reasoning), written kind after kind, about two a picture."""
+    kinds = ["conversation"] * 2320 + ["detail"] * 920 + ["reasoning"] * 3080
+    pictures = [int(i) for i in np.random.default_rng(0).integers(0, 3240, size=len(kinds))]
+    plan = plan_steps(pictures, batch_size=128, epochs=1, seed=5)
+    share = {kind: kinds.count(kind) / len(kinds) for kind in set(kinds)}
+    windows = [Counter(kinds[i] for i in plan.members(step)) for step in range(len(plan) - 1)]
+    for kind, expected in share.items():
+        found = np.array([window[kind] / 128 for window in windows])
+        spread = (expected * (1 - expected) / 128) ** 0.5
+        # Were the file's order kept, whole windows would hold one kind: dozens of standard deviations off.
+        assert np.abs(found - expected).max() < 4.5 * spread
+        assert abs(found.mean() - expected) < spread / 4
+        assert 0.7 * spread < found.std() < 1.4 * spread
+
+
+def test_workers_see_a_budget_change() -> None:
+    """A real worker process behind a real `datasets` transform, as the trainer has them."""
+    budget = TokenBudget(4096)
+    rows = Dataset.from_dict({"step": list(range(12))}).with_transform(
+        lambda batch: {"budget": [budget.tokens for _ in batch["step"]]}
+    )
+    loader = DataLoader(rows, batch_size=1, num_workers=1, prefetch_factor=2, collate_fn=lambda batch: batch[0])
+    seen = []
+    for row in loader:
+        seen.append(row["budget"])
+        budget.set(2048 if len(seen) < 8 else None)
+    assert seen[0] == 4096
+    assert seen[6] == 2048
+    assert seen[-1] is None

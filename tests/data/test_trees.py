@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
 from qllava.data.encode import Encoded
-from qllava.data.packing import pack_trees
+from qllava.data.packing import pack_samples, pack_trees
 from qllava.data.trees import Tree, grow_trees, join_trees
 from qllava.model.attention import tree_mask
 from qllava.model.build import assemble
+from qllava.model.checkpointing import checkpoint_layers
 from qllava.model.forward import loss_sum
+from qllava.model.lora import add_lora
 from tests.packs import random_encoded, tensors_of
 from tests.tiny import save_language_model, save_tower
 
@@ -44,6 +48,36 @@ def test_two_branches_share_their_prefix() -> None:
         [1, 1, 1, 0, 0, 0, 1, 0],
         [1, 1, 1, 0, 0, 0, 1, 1],
     ]
+
+
+def test_tokens_that_sharing_saves() -> None:
+    branches = [sample([1, IMAGE, IMAGE, *range(10, 13 + i)], [0, 0, 0] + [1] * (3 + i)) for i in range(3)]
+    twins = [sample([1, IMAGE, 5, 6], [0, 0, 0, 1], "b")] * 2
+    alone = sample([1, 4, 5], [0, 0, 1], image=None)
+    everything = [*branches, *twins, alone]
+    trees = grow_trees(everything, image_token_id=IMAGE, token_budget=100)
+    assert [(len(tree), tree.tokens_alone) for tree in trees] == [(9, 21), (4, 8), (3, 3)]
+    assert join_trees(trees).tokens_alone == sum(len(each.input_ids) for each in everything)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_packs_hold_every_sample_once_at_any_budget(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples = [
+        random_encoded(rng, image=image, image_token_id=350, patches=5)
+        for image in [f"p{i}" for i in rng.integers(0, 12, size=30)] + [None] * 5
+    ]
+    wanted = sorted(t for s in samples for t, m in zip(s.input_ids, s.assistant_mask, strict=True) if m)
+    for budget in (None, 1, 20, 60, 10_000):
+        packs = pack_samples(samples, image_token_id=350, token_budget=budget)
+        assert sum(pack.samples for pack in packs) == 35
+        assert sorted(t for pack in packs for t in pack.target.tolist()) == wanted
+        assert sum(pack.tokens_alone for pack in packs) == sum(len(s.input_ids) for s in samples)
+        if budget is None:
+            assert [pack.input_ids.tolist() for pack in packs] == [s.input_ids for s in samples]
+            assert all(len(pack.parent) == 1 for pack in packs)
+        else:
+            assert all(len(pack) <= budget or pack.samples == 1 for pack in packs)
 
 
 def test_nothing_is_shared_before_the_picture_ends() -> None:
@@ -99,13 +133,10 @@ def test_joined_trees_do_not_see_each_other() -> None:
     assert torch.equal(mask[half:, half:], alone)
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2", "mistral"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LlavaForConditionalGeneration:
-    """An fp32 model in which projector and language model learn, so that every gradient is compared."""
-    folder = tmp_path_factory.mktemp(request.param)
-    lm = save_language_model(folder / "lm", request.param)
+def build(folder: Path, family: str, window: int | None = None) -> LlavaForConditionalGeneration:
+    """An fp32 model with everything frozen."""
     built = assemble(
-        language_model=str(lm),
+        language_model=str(save_language_model(folder / "lm", family, window=window)),
         vision_tower=str(save_tower(folder / "tower")),
         projector="mlp2x_gelu",
         feature_layer=-2,
@@ -116,6 +147,19 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         seed=3,
     ).float()
     built.model.vision_tower.float()
+    return built
+
+
+# A window of 9 tokens cuts into every conversation here; qwen2 has it in one layer of two.
+@pytest.fixture(
+    scope="module",
+    params=[("llama", None), ("qwen2", None), ("mistral", None), ("mistral", 9), ("qwen2", 9)],
+    ids=lambda case: f"{case[0]}-{case[1]}" if case[1] else case[0],
+)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LlavaForConditionalGeneration:
+    """An fp32 model in which projector and language model learn, so that every gradient is compared."""
+    family, window = request.param
+    built = build(tmp_path_factory.mktemp(family), family, window)
     built.model.multi_modal_projector.requires_grad_(True)
     built.model.language_model.layers.requires_grad_(True)
     return built
@@ -132,38 +176,69 @@ def gradients(model: LlavaForConditionalGeneration, packs: list[Tree]) -> tuple[
     return float(total), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("branches", [1, 2, 3, 5])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_packed_gradients_equal_those_of_each_conversation_alone(
-    model: LlavaForConditionalGeneration, branches: int, checkpointing: bool
-) -> None:
-    rng = np.random.default_rng(branches)
-    patches = model.config.image_seq_length
+def mixed_samples(rng: np.random.Generator, patches: int, *, text_only: int = 2) -> list[Encoded]:
+    """1 to 5 conversations about a picture, two about a pair of pictures, and text-only ones."""
     samples = [
         random_encoded(rng, image=image, image_token_id=350, patches=patches, supervised_from_start=branch % 2 == 0)
-        for image in ("a", "b", "c")
+        for branches, image in enumerate("abcde", start=1)
         for branch in range(branches)
     ]
-    samples += [random_encoded(rng, image=None, image_token_id=350, patches=patches) for _ in range(2)]
-    if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+    for _ in range(2):
+        pair = random_encoded(rng, image="y", image_token_id=350, patches=patches, prefix=[5, *[350] * patches, 8])
+        samples.append(Encoded(pair.input_ids, pair.assistant_mask, ("x", "y"), 0))
+    return samples + [random_encoded(rng, image=None, image_token_id=350, patches=patches) for _ in range(text_only)]
+
+
+def assert_same_gradients(model: LlavaForConditionalGeneration, samples: list[Encoded]) -> None:
+    """The step's loss and gradients at several token budgets equal those of each conversation run alone."""
+    alone = pack_samples(samples, image_token_id=350, token_budget=None)
+    assert len(alone) == len(samples)
+    slow_loss, slow = gradients(model, alone)
+    assert slow
+    for budget in (64, 150, 10_000):
+        packs = pack_samples(samples, image_token_id=350, token_budget=budget)
+        loss, fast = gradients(model, packs)
+        assert loss == pytest.approx(slow_loss, rel=1e-5)
+        assert fast.keys() == slow.keys()
+        for name, gradient in slow.items():
+            difference = (fast[name] - gradient).norm() / gradient.norm().clamp(min=1e-12)
+            assert difference < 1e-5, (name, budget, float(difference))
+    assert len(packs) == 1
+
+
+@pytest.mark.parametrize("checkpoint_every", [None, 1, 2])
+def test_packed_gradients_equal_those_of_each_conversation_alone(
+    model: LlavaForConditionalGeneration, checkpoint_every: int | None
+) -> None:
+    model.train()
+    checkpoint_layers(model, checkpoint_every)
     try:
-        model.train()
-        alone = grow_trees(samples, image_token_id=350, token_budget=10_000, share=False)
-        assert len(alone) == len(samples)
-        slow_loss, slow = gradients(model, alone)
-        for budget in (60, 10_000):
-            trees = grow_trees(samples, image_token_id=350, token_budget=budget)
-            packs = pack_trees(trees, token_budget=budget)
-            loss, fast = gradients(model, packs)
-            assert loss == pytest.approx(slow_loss, rel=1e-5)
-            assert fast.keys() == slow.keys()
-            for name, gradient in slow.items():
-                difference = (fast[name] - gradient).norm() / gradient.norm().clamp(min=1e-12)
-                assert difference < 1e-5, (name, budget, float(difference))
-        assert len(packs) == 1
+        assert_same_gradients(model, mixed_samples(np.random.default_rng(4), model.config.image_seq_length))
     finally:
-        model.activation_checkpointing_disable()
+        checkpoint_layers(model, None)
+
+
+@pytest.mark.parametrize("stage", ["align", "finetune"])
+def test_each_stage_trains_the_same_at_any_budget(tmp_path: Path, stage: str) -> None:
+    """With exactly what a stage trains: the projector, or LoRA (B not zero, as after a step) and the projector."""
+    built = build(tmp_path, "llama")
+    patches = built.config.image_seq_length
+    if stage == "finetune":
+        adapted = add_lora(built, rank=4, alpha=8, dropout=0.0, seed=1)
+        for name, parameter in adapted.named_parameters():
+            parameter.requires_grad_(".lora_" in name)
+            if ".lora_B." in name:
+                torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(7))
+    built.model.multi_modal_projector.requires_grad_(True)
+    text_only = 2 if stage == "finetune" else 0
+    samples = mixed_samples(np.random.default_rng(6), patches, text_only=text_only)
+    for every in (None, 1):
+        checkpoint_layers(built, every)
+        built.train()
+        assert_same_gradients(built, samples)
+    names = gradients(built, pack_samples(samples, image_token_id=350, token_budget=500))[1]
+    assert len([name for name in names if ".lora_" in name]) == (28 if stage == "finetune" else 0)
+    assert len([name for name in names if "multi_modal_projector" in name]) == 4
 
 
 def test_the_picture_reaches_the_loss(model: LlavaForConditionalGeneration) -> None:

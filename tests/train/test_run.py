@@ -70,6 +70,32 @@ def test_both_stages_leave_complete_runs_that_load_back(workspace: Path) -> None
     assert any(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
 
 
+def test_packing_changes_the_speed_and_nothing_else(workspace: Path) -> None:
+    """`--no-pack` is the slow twin: the same steps, losses and weights, one sample a sequence."""
+    align = train(request(workspace, "align"), SilentView()).run
+    rows, weights, shares = [], [], []
+    for pack in (True, False):
+        recipe = tiny_recipe(workspace, data={"max_length": 256, "workers": 0, "pack": pack})
+        view = SilentView()
+        run = train(request(workspace, "finetune", source=align, recipe=recipe), view).run
+        rows.append([json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()])
+        weights.append(load_file(run.folder / "projector.safetensors"))
+        shares.append(run.manifest.packing)
+    for packed, alone in zip(*rows, strict=True):
+        assert packed["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+        assert packed["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-3)
+        assert packed["tokens"] < packed["tokens_alone"] == alone["tokens"] == alone["tokens_alone"]
+        assert packed["shared"] == 1 - packed["tokens"] / packed["tokens_alone"]
+        assert packed["fill"] == packed["tokens"] / (packed["packs"] * packed["token_budget"])
+        assert (alone["packs"], alone["shared"], alone["fill"]) == (alone["samples"], 0, 1)
+    saved = 1 - sum(row["tokens"] for row in rows[0]) / sum(row["tokens_alone"] for row in rows[0])
+    assert shares[0]["shared"] == pytest.approx(saved, abs=1e-4)
+    assert saved > 0.3  # two questions about each picture of 16 tokens
+    assert shares[1] == {"shared": 0.0, "fill": 1.0}
+    for name, tensor in weights[0].items():
+        assert torch.allclose(tensor, weights[1][name], atol=1e-4), name
+
+
 @pytest.mark.parametrize("stage", ["align", "finetune"])
 def test_interrupted_run_ends_with_the_same_weights(tmp_path: Path, stage: str) -> None:
     finals = []
