@@ -14,7 +14,6 @@ from qllava_cli.console import note, result
 from qllava_cli.options import RecipeOption, SetOption, resolve_recipe
 
 if TYPE_CHECKING:
-    from qllava.plan.device import DeviceProbe
     from qllava.plan.work import Lengths
     from qllava.recipe import Recipe
     from qllava.types import Stage

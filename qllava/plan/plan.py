@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from qllava.plan.advice import smaller_recipes, ways_to_fit
 from qllava.plan.auto import WITHOUT_CARD
-from qllava.plan.device import GIB, DeviceProbe, require_usable
 from qllava.plan.cards import CardPlan, plan_cards
+from qllava.plan.device import GIB, DeviceProbe, require_usable
 from qllava.plan.memory import Fit, Optimizer, allocated_gib, fit
 from qllava.plan.sizes import hub_cache, model_sizes, recipe_download_gb
 from qllava.plan.time import Rate, card_rate, device_rate
