@@ -1,0 +1,93 @@
+"""Our own contender: real steps through the trainer, collator and packing that `qllava train` uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qllava.bench.clock import StepClock, peak_bytes
+from qllava.bench.profiling import ProfileStep
+from qllava.bench.spec import BenchSpec, Measured
+from qllava.data.formats import load_conversations
+from qllava.data.images import pixel_statistics
+from qllava.data.steps import StepBuilder, StepPlan, plan_steps, step_dataset
+from qllava.model.build import input_embeddings
+from qllava.plan.device import DeviceProbe, probe_devices, processor
+from qllava.plan.plan import Plan, make_plan
+from qllava.train.parts import Parts
+from qllava.train.steps import data_workers
+from qllava.train.trainer import Normalization, StageTrainer, trainer_arguments
+from qllava.types import STAGE_FILES
+
+
+def measure_ours(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
+    """One warm-up step and `spec.steps` counted ones, and a profiled one if asked for."""
+    recipe, stage = spec.parsed_recipe(), spec.parsed_recipe().stage(spec.stage)
+    plan = bench_plan(spec)
+    conversations = load_conversations(Path(spec.data) / STAGE_FILES[spec.stage])
+    builder = StepBuilder(
+        conversations=conversations,
+        plan=step_plan(spec),
+        encoder=parts.encoder,
+        image_root=Path(spec.data) / "pictures",
+        image_processor=parts.image_processor,
+        max_length=recipe.data.max_length,
+        # A budget of one token: every conversation is a pack of its own.
+        token_budget=max(plan.token_budget, recipe.data.max_length) if spec.setting.pack else 1,
+        share_prefixes=spec.setting.pack,
+    )
+    clock = StepClock()
+    profiler = ProfileStep(input_embeddings(parts.model).num_embeddings, at_step=spec.steps + 1)
+    trainer = StageTrainer(
+        model=parts.model,
+        args=trainer_arguments(
+            scratch,
+            steps=spec.steps + 1 + int(spec.profile),
+            learning_rate=stage.learning_rate,
+            scheduler=stage.scheduler,
+            warmup_ratio=0.0,
+            weight_decay=stage.weight_decay,
+            max_grad_norm=stage.max_grad_norm,
+            save_steps=10**9,  # once, at the end, after the clock has stopped
+            checkpoint_every=plan.checkpoint_every,
+            seed=recipe.seed,
+            device=spec.device,
+            workers=data_workers(recipe.data.workers),
+            report_to=[],
+        ),
+        train_dataset=step_dataset(builder),
+        tokenizer=parts.encoder.tokenizer,
+        normalization=Normalization(*pixel_statistics(parts.image_processor)),
+        learning_rate=stage.learning_rate,
+        projector_learning_rate=stage.projector_learning_rate or stage.learning_rate,
+        keep_checkpoints=1,
+        callbacks=[clock, *([profiler] if spec.profile else [])],
+    )
+    trainer.train()
+    counted = clock.logs[1 : spec.steps + 1]
+    members = [conversations[i] for step in range(1, spec.steps + 1) for i in builder.plan.members(step)]
+    shown = [conversation.images for conversation in members]
+    return Measured(
+        seconds=clock.ends[spec.steps] - clock.ends[0],
+        samples=sum(int(figures["samples"]) for figures in counted),
+        pictures=len(set(shown)) if spec.setting.pack else len(shown),
+        tokens=sum(int(figures["tokens"]) for figures in counted),
+        supervised_tokens=sum(int(figures["supervised_tokens"]) for figures in counted),
+        peak_bytes=peak_bytes(spec.device),
+        loss=counted[-1]["loss"],
+        checkpoint_every=plan.checkpoint_every,
+        token_budget=builder.token_budget,
+        shares=profiler.shares if spec.profile else {},
+    )
+
+
+def step_plan(spec: BenchSpec) -> StepPlan:
+    """Which samples each step holds: the same for every contender."""
+    conversations = load_conversations(Path(spec.data) / STAGE_FILES[spec.stage])
+    groups = [conversation.images for conversation in conversations]
+    return plan_steps(groups, batch_size=spec.batch_size, epochs=1, seed=spec.parsed_recipe().seed)
+
+
+def bench_plan(spec: BenchSpec) -> Plan:
+    """Policy and token budget as `qllava train` would choose them."""
+    probe: DeviceProbe = probe_devices() if spec.device == "cuda" else processor()
+    return make_plan(spec.parsed_recipe(), spec.stage, probe, vram_gib=spec.vram_gib)
