@@ -34,8 +34,9 @@ from qllava.recipe import ModelSettings
 _SPECIALS = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin_of_text|>"]
 _SPECIALS += ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 _TEMPLATES = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
-    "polite answers to the user's questions. You are a helpful assistant. system\nuser\nassistant\n USER: ASSISTANT: ?"
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions. You are a helpful assistant. system\nuser\n"
+    "assistant\n USER: ASSISTANT:"
 )
 _CONTEXT = 8192
 
@@ -49,6 +50,8 @@ def random_model(model: ModelSettings, *, image_token_id: int, device: str, seed
     sizes = model_sizes(model)
     if sizes is None:
         raise ModelError(f"the dimensions of {model.language_model} or {model.vision_tower} are not known here")
+    if image_token_id >= sizes.language.vocab:
+        raise ModelError(f"a vocabulary of {sizes.language.vocab} is too small for the benchmark's tokenizer; use 1024")
     dtype = compute_dtype(device)
     text = _text_config(model.language_model, sizes.language)
     layers, text.num_hidden_layers = text.num_hidden_layers, 1

@@ -46,7 +46,7 @@ def measure_trl(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
     )
     arguments: dict[str, Any] = {}
     if not setting.checkpointing:
-        arguments["gradient_checkpointing"] = False
+        arguments["activation_checkpointing"] = False
     if not setting.autocast:
         arguments["bf16"] = False
     if spec.device == "cuda" and "best" in setting.name:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import CLIPVisionConfig, LlamaConfig
 
 from qllava.bench.data import write_data
 from qllava.bench.ours import step_plan
@@ -15,7 +16,7 @@ from qllava.bench.spec import BenchSpec, Measured, Setting, read_measured, read_
 from qllava.bench.worker import run_spec
 from qllava.data.formats import load_conversations
 from qllava.types import STAGE_FILES, Stage
-from tests.tiny import save_language_model, save_tower
+from tests.tiny import SHAPE
 from tests.train.workspace import tiny_recipe
 
 BATCH, STEPS = 4, 2
@@ -23,9 +24,11 @@ BATCH, STEPS = 4, 2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, and two models of which there are only the dimensions."""
     home = tmp_path_factory.mktemp("bench")
-    save_language_model(home / "models" / "lm")
-    save_tower(home / "models" / "tower")
+    LlamaConfig(**SHAPE, vocab_size=1024, tie_word_embeddings=True).save_pretrained(home / "models" / "lm")
+    tower = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8}
+    CLIPVisionConfig(**tower, num_attention_heads=1).save_pretrained(home / "models" / "tower")
     for stage in ("align", "finetune"):
         write_data(home / "data", stage=stage, samples=BATCH * (STEPS + 2))
     return home
@@ -57,9 +60,7 @@ def images(work: BenchSpec) -> list[tuple[str, ...]]:
 def test_both_contenders_train_the_same_samples(folder: Path, stage: Stage) -> None:
     ours = run_spec(spec(folder, stage, Setting("qllava", "ours")))
     alone = run_spec(spec(folder, stage, Setting("qllava", "alone", pack=False)))
-    stock = run_spec(
-        spec(folder, stage, Setting("trl", "trl", micro_batch=2, checkpointing=False, autocast=False))
-    )
+    stock = run_spec(spec(folder, stage, Setting("trl", "trl", micro_batch=2, checkpointing=False, autocast=False)))
     for measured in (ours, alone, stock):
         assert measured.samples == BATCH * STEPS
         assert measured.seconds > 0
