@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated, Literal
 
 import typer
@@ -35,11 +36,11 @@ def bench(
     """Measure real training steps: samples and tokens a second, peak memory, share of the device's matmul rate."""
     from qllava.bench.page import bench_page  # noqa: PLC0415
     from qllava.bench.run import BenchRequest, result_json, run_bench  # noqa: PLC0415
-    from qllava.plan.device import probe_devices, require_usable  # noqa: PLC0415
+    from qllava.plan.cards import listed_device  # noqa: PLC0415
     from qllava.types import STAGE_NAMES  # noqa: PLC0415
 
-    probe = probe_devices()
-    require_usable(probe)
+    # Not `probe_devices`: its test on the card would leave this process holding memory that the measured ones need.
+    probe = listed_device(dict(os.environ))
     resolved = resolve_recipe(recipe, assignments, probe=probe, vram_gib=vram)
     note(f"recipe {resolved.recipe.name} ({resolved.why})")
     request = BenchRequest(

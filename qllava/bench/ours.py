@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qllava.bench.clock import StepClock, peak_bytes
+from qllava.bench.matmul import matmul_tflops
 from qllava.bench.profiling import ProfileStep
 from qllava.bench.spec import BenchSpec, Measured
 from qllava.data.formats import load_conversations
@@ -63,17 +64,20 @@ def measure_ours(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
         callbacks=[clock, *([profiler] if spec.profile else [])],
     )
     trainer.train()
+    peak = peak_bytes(spec.device)
     counted = clock.logs[1 : spec.steps + 1]
     members = [conversations[i] for step in range(1, spec.steps + 1) for i in builder.plan.members(step)]
     shown = [conversation.images for conversation in members]
     return Measured(
         seconds=clock.ends[spec.steps] - clock.ends[0],
+        cpu_seconds=clock.cpu_ends[spec.steps] - clock.cpu_ends[0],
         samples=sum(int(figures["samples"]) for figures in counted),
         pictures=len(set(shown)) if spec.setting.pack else len(shown),
         tokens=sum(int(figures["tokens"]) for figures in counted),
         supervised_tokens=sum(int(figures["supervised_tokens"]) for figures in counted),
-        peak_bytes=peak_bytes(spec.device),
+        peak_bytes=peak,
         loss=counted[-1]["loss"],
+        matmul_tflops=matmul_tflops(spec.device),
         checkpoint_every=plan.checkpoint_every,
         token_budget=builder.token_budget,
         shares=profiler.shares if spec.profile else {},

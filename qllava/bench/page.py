@@ -6,7 +6,7 @@ from qllava.bench.run import BenchResult, Row
 from qllava.plan.describe import policy_text
 from qllava.plan.device import GIB
 
-_HEAD = f"{'':<42}{'samples/s':>10}{'tokens/s':>9}{'trained/s':>10}{'GiB':>7}"
+_HEAD = f"{'':<44}{'samples/s':>10}{'tokens/s':>9}{'trained/s':>10}{'GiB':>7}"
 
 
 def bench_page(result: BenchResult) -> str:
@@ -48,9 +48,9 @@ def bench_page(result: BenchResult) -> str:
 def _row(row: Row) -> str:
     middle = row.middle
     if middle.out_of_memory:
-        return f"{row.setting.name:<42}{'out of memory':>36}"
+        return f"{row.setting.name:<44}{'out of memory':>36}"
     seconds = middle.seconds
     return (
-        f"{row.setting.name:<42}{middle.samples / seconds:>10.3g}{middle.tokens / seconds:>9.0f}"
+        f"{row.setting.name:<44}{middle.samples / seconds:>10.3g}{middle.tokens / seconds:>9.0f}"
         f"{middle.supervised_tokens / seconds:>10.0f}{row.peak_bytes / GIB:>7.2f}"
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from qllava.bench.data import write_data
 from qllava.bench.spec import BenchSpec, Measured, Setting, read_measured
+from qllava.bench.worker import ERROR
 from qllava.data.chat_template import stage_template
 from qllava.data.formats import load_conversations
 from qllava.data.lengths import measure_lengths
@@ -77,16 +78,20 @@ class Row:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """All figures. `tried` are TRL's other settings, one turn each. `rate` is the measured TFLOP/s of products."""
+    """All figures. `tried` are TRL's other settings, one turn each."""
 
     request: BenchRequest
     ours: Row
     default: Row | None
     best: Row | None
     tried: list[Row]
-    rate: float
     tflop_a_sample: float
     planned_peak_gib: float | None
+
+    @property
+    def rate(self) -> float:
+        """TFLOP/s (1e12) of products: the best that any of our processes measured."""
+        return max(turn.matmul_tflops for turn in self.ours.turns)
 
     @property
     def share_of_rate(self) -> float:
@@ -108,12 +113,7 @@ def run_bench(request: BenchRequest, say: Say) -> BenchResult:
         RunError: a measuring process failed; the end of what it said.
         DataError, ModelError: as training would.
     """
-    # Imported here: the command's --help must not pay for torch.
-    from qllava.bench.matmul import matmul_tflops  # noqa: PLC0415
-
     device = "cuda" if request.probe.kind == "cuda" else "cpu"
-    say("measuring the rate of matrix products")
-    rate = matmul_tflops(device)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         steps = request.steps + 1 + int(request.profile)
@@ -148,7 +148,6 @@ def run_bench(request: BenchRequest, say: Say) -> BenchResult:
         default=rows[1] if len(rows) > 1 else None,
         best=rows[2] if len(rows) > 2 else None,
         tried=tried,
-        rate=rate,
         tflop_a_sample=work,
         planned_peak_gib=plan.peak_gib,
     )
@@ -205,6 +204,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "tokens": middle.tokens,
         "supervised_tokens": middle.supervised_tokens,
         "seconds": [turn.seconds for turn in row.turns],
+        "cpu_seconds": [turn.cpu_seconds for turn in row.turns],
         "peak_bytes": row.peak_bytes,
         "loss": middle.loss,
     }
@@ -214,12 +214,14 @@ def _best_candidates(batch_size: int, device: str) -> list[Setting]:
     from qllava.plan.arithmetic import processor_has_amx  # noqa: PLC0415
 
     autocast = device == "cuda" or processor_has_amx()
+    workers = 4 if device == "cuda" else 0
     return [
         replace(
             BEST,
             name=f"trl, best (batch {size}, no recomputation{'' if autocast else ', fp32'})",
             micro_batch=size,
             autocast=autocast,
+            workers=workers,
         )
         for size in MICRO_BATCHES
         if size <= batch_size
@@ -249,9 +251,12 @@ def _in_process(spec: BenchSpec, home: Path) -> Measured:
     with log_path.open("w", encoding="utf-8") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0 or not result_path.is_file():
-        said = log_path.read_text(encoding="utf-8", errors="replace")[-_TAIL:]
+        said = log_path.read_text(encoding="utf-8", errors="replace").strip()[-_TAIL:]
         if done.returncode == -9:  # a processor's out of memory is the system's kill
             return Measured(out_of_memory=True)
+        last = said.splitlines()[-1] if said else ""
+        if last.startswith(ERROR):
+            raise RunError(last.removeprefix(ERROR))
         raise RunError(f"measuring {spec.setting.name} failed with exit code {done.returncode}: {said}")
     return read_measured(result_path)
 

@@ -23,6 +23,7 @@ class Setting:
         micro_batch: TRL's samples at once.
         checkpointing: TRL's gradient checkpointing.
         autocast: TRL's bf16 autocast.
+        workers: TRL's data workers.
         pack: ours with packed trees; False is one conversation a sequence.
     """
 
@@ -31,6 +32,7 @@ class Setting:
     micro_batch: int = 8
     checkpointing: bool = True
     autocast: bool = True
+    workers: int = 0
     pack: bool = True
 
 
@@ -77,6 +79,7 @@ class Measured:
 
     Attributes:
         seconds: wall time, data included.
+        cpu_seconds: processor time of the process; on a busy machine without a card it is the steadier of the two.
         samples, pictures: used; a picture shared by samples of a pack counts once.
         tokens: of all sequences computed, image tokens included; TRL's padding too.
         supervised_tokens: positions that the loss counts.
@@ -84,10 +87,12 @@ class Measured:
         loss: of the last step.
         out_of_memory: it did not fit; everything else is 0.
         checkpoint_every, token_budget: ours, as planned.
+        matmul_tflops: what products reach in the same process; of ours only.
         shares: by kind of operation, of the profiled step's time; empty unless asked for.
     """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     samples: int = 0
     pictures: int = 0
     tokens: int = 0
@@ -97,6 +102,7 @@ class Measured:
     out_of_memory: bool = False
     checkpoint_every: int | None = None
     token_budget: int | None = None
+    matmul_tflops: float = 0.0
     shares: dict[str, float] = field(default_factory=dict)
 
     @property

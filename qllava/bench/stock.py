@@ -49,8 +49,8 @@ def measure_trl(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
         arguments["activation_checkpointing"] = False
     if not setting.autocast:
         arguments["bf16"] = False
-    if spec.device == "cuda" and "best" in setting.name:
-        arguments |= {"dataloader_num_workers": 4, "dataloader_persistent_workers": True}
+    if setting.workers:
+        arguments |= {"dataloader_num_workers": setting.workers, "dataloader_persistent_workers": True}
     clock, rows = StepClock(), _dataset(spec)
     # Without an adapter Trainer refuses a quantised model; see `qllava.train.trainer`.
     pretend = not isinstance(model, PeftModel) and bool(getattr(model, "is_quantized", False))
@@ -83,6 +83,7 @@ def measure_trl(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
     tokens, supervised = _count(trainer, rows, setting.micro_batch, first=spec.batch_size)
     return Measured(
         seconds=clock.ends[spec.steps] - clock.ends[0],
+        cpu_seconds=clock.cpu_ends[spec.steps] - clock.cpu_ends[0],
         samples=spec.steps * spec.batch_size,
         pictures=spec.steps * spec.batch_size,
         tokens=tokens,

@@ -9,8 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from qllava.bench.spec import BenchSpec, Measured, read_spec
-from qllava.plan.device import GIB
+from qllava.errors import QllavaError
+from qllava.plan.device import GIB, probe_devices, require_usable
 from qllava.plan.memory import CONTEXT_GIB
+
+# Starts the last line of a process that failed for a reason people can mend.
+ERROR = "error: "
 
 
 def run_spec(spec: BenchSpec) -> Measured:
@@ -22,6 +26,9 @@ def run_spec(spec: BenchSpec) -> Measured:
     from qllava.bench.parts import build_bench_parts  # noqa: PLC0415
     from qllava.bench.stock import measure_trl  # noqa: PLC0415
 
+    if spec.device == "cuda":
+        # Before CUDA starts: of several cards this makes one visible, and TRL refuses two.
+        require_usable(probe_devices())
     if spec.device == "cuda" and spec.vram_gib is not None:
         whole = torch.cuda.get_device_properties(0).total_memory
         # The context is outside of what torch counts.
@@ -40,7 +47,11 @@ def run_spec(spec: BenchSpec) -> Measured:
 def main(arguments: list[str]) -> int:
     """Read the spec, write the result aside and rename it, so that half a result is none."""
     spec_path, result_path = map(Path, arguments)
-    measured = run_spec(read_spec(spec_path))
+    try:
+        measured = run_spec(read_spec(spec_path))
+    except QllavaError as error:
+        sys.stdout.write(f"\n{ERROR}{error}\n")
+        return 1
     aside = result_path.with_suffix(".tmp")
     aside.write_text(json.dumps(asdict(measured)), encoding="utf-8")
     aside.rename(result_path)

@@ -64,7 +64,7 @@ def fit(job: Job, free_gib: float, *, cuda: bool) -> Fit:
         for policy in POLICIES:
             if _total(job, job.longest, policy, optimizer, cuda=cuda) > free_gib:
                 continue
-            budget = max(job.longest, LARGEST_BUDGET if cuda else CPU_BUDGET)
+            budget = max(job.longest, _useful_budget(job, cuda=cuda))
             while budget > job.longest and _total(job, budget, policy, optimizer, cuda=cuda) > free_gib:
                 budget -= _BUDGET_STEP
             budget = max(budget, job.longest)
@@ -121,6 +121,11 @@ def static_gib(job: Job, compute: Arithmetic, optimizer: Optimizer = "adamw") ->
     states = projector * _BYTES_STATES["adamw"] + lora * _BYTES_STATES[optimizer]
     parts[f"optimizer states ({'fp32' if optimizer == 'adamw' else '8 bit'})"] = states
     return {name: size / GIB for name, size in parts.items()}
+
+
+def _useful_budget(job: Job, *, cuda: bool) -> int:
+    """Beyond this, packs gain nothing; a picture and what is said about it must fit, or its samples share nothing."""
+    return LARGEST_BUDGET if cuda else max(CPU_BUDGET, 4 * job.sizes.image_tokens)
 
 
 def _total(job: Job, tokens: int, policy: int | None, optimizer: Optimizer, *, cuda: bool) -> float:
