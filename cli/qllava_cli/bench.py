@@ -35,7 +35,7 @@ def bench(
 ) -> None:
     """Measure real training steps: samples and tokens a second, peak memory, share of the device's matmul rate."""
     from qllava.bench.page import bench_page  # noqa: PLC0415
-    from qllava.bench.run import BenchRequest, result_json, run_bench  # noqa: PLC0415
+    from qllava.bench.run import BenchRequest, result_json, run_bench, with_room  # noqa: PLC0415
     from qllava.plan.cards import listed_device  # noqa: PLC0415
     from qllava.types import STAGE_NAMES  # noqa: PLC0415
 
@@ -44,7 +44,7 @@ def bench(
     resolved = resolve_recipe(recipe, assignments, probe=probe, vram_gib=vram)
     note(f"recipe {resolved.recipe.name} ({resolved.why})")
     request = BenchRequest(
-        recipe=resolved.recipe,
+        recipe=with_room(resolved.recipe),
         stage=STAGE_NAMES[stage],
         probe=probe,
         steps=steps,

@@ -16,15 +16,17 @@ class StepClock(TrainerCallback):
     def __init__(self) -> None:
         self.ends: list[float] = []
         self.cpu_ends: list[float] = []
+        self.peaks: list[int] = []
         self.logs: list[dict[str, float]] = []
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """One optimizer step is done, on the device too."""
-        del args, state, control, kwargs
+        del state, control, kwargs
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
         self.cpu_ends.append(time.process_time())
+        self.peaks.append(peak_bytes(args.device.type))
 
     def on_log(
         self,

@@ -25,7 +25,10 @@ _WORDS = (
     "which this that it they from at by for as an old young group front back side background image scene"
 )
 WORDS = tuple(_WORDS.split())
+LONGEST = 1200
 _ANSWER_WORDS = 215.0
+_QUESTION_WORDS = 8.0
+_LONGEST_QUESTION = 20
 _CAPTION_WORDS = 18.0
 _SIGMA = 0.5
 _CAPTION_SIGMA = 0.3
@@ -33,10 +36,13 @@ _TURNS = 4
 _PICTURE = (320, 240)
 
 
-def write_data(folder: Path, *, stage: Stage, samples: int, seed: int = 0) -> None:
-    """Write the stage's file of `samples` samples in LLaVA's format, and their pictures, into `folder`."""
+def write_data(folder: Path, *, stage: Stage, samples: int, longest: int = LONGEST, seed: int = 0) -> None:
+    """Write the stage's file of `samples` samples in LLaVA's format, and their pictures, into `folder`.
+
+    No sample has more than `longest` words: none is cut or left out, so that all contenders do the same work.
+    """
     rng = np.random.default_rng(seed)
-    rows = _captions(rng, samples) if stage == "align" else _instructions(rng, samples)
+    rows = _captions(rng, samples) if stage == "align" else _instructions(rng, samples, longest)
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     for name in sorted({row["image"] for row in rows}):
         _write_picture(folder / "pictures" / name, rng)
@@ -45,12 +51,17 @@ def write_data(folder: Path, *, stage: Stage, samples: int, seed: int = 0) -> No
 
 def _captions(rng: np.random.Generator, samples: int) -> list[dict[str, Any]]:
     return [
-        _row(f"c{i}", f"{i}.jpg", "caption", [("<image>\nDescribe it.", _words(rng, _CAPTION_WORDS, _CAPTION_SIGMA))])
+        _row(
+            f"c{i}",
+            f"{i}.jpg",
+            "caption",
+            [("<image>\nDescribe it.", _words(rng, _CAPTION_WORDS, _CAPTION_SIGMA, at_most=60))],
+        )
         for i in range(samples)
     ]
 
 
-def _instructions(rng: np.random.Generator, samples: int) -> list[dict[str, Any]]:
+def _instructions(rng: np.random.Generator, samples: int, longest: int = LONGEST) -> list[dict[str, Any]]:
     pictures = math.ceil(samples / SAMPLES_A_PICTURE)
     # Every picture once, then the rest at random, no more than three times each.
     of_picture = np.arange(pictures).tolist()
@@ -62,7 +73,10 @@ def _instructions(rng: np.random.Generator, samples: int) -> list[dict[str, Any]
         kind = str(rng.choice(list(KINDS), p=weights))
         turns = _TURNS if kind == "conversation" else 1
         said = [
-            (("<image>\n" if turn == 0 else "") + _words(rng, 8, 0.3) + "?", _words(rng, _ANSWER_WORDS / turns, _SIGMA))
+            (
+                ("<image>\n" if turn == 0 else "") + _words(rng, _QUESTION_WORDS, 0.3) + "?",
+                _words(rng, _ANSWER_WORDS / turns, _SIGMA, at_most=longest // turns - _LONGEST_QUESTION),
+            )
             for turn in range(turns)
         ]
         rows.append(_row(f"{kind}{index}", f"{picture}.jpg", kind, said))
@@ -74,9 +88,9 @@ def _row(identity: str, image: str, kind: str, said: list[tuple[str, str]]) -> d
     return {"id": identity, "image": image, "kind": kind, "conversations": turns}
 
 
-def _words(rng: np.random.Generator, mean: float, sigma: float) -> str:
+def _words(rng: np.random.Generator, mean: float, sigma: float, at_most: int = _LONGEST_QUESTION) -> str:
     """Words, log-normally many, `mean` in the mean."""
-    count = max(1, round(float(rng.lognormal(math.log(mean) - sigma**2 / 2, sigma))))
+    count = min(at_most, max(1, round(float(rng.lognormal(math.log(mean) - sigma**2 / 2, sigma)))))
     return " ".join(rng.choice(WORDS, size=count))
 
 

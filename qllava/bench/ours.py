@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qllava.bench.clock import StepClock, peak_bytes
+from qllava.bench.clock import StepClock
 from qllava.bench.matmul import matmul_tflops
 from qllava.bench.profiling import ProfileStep
 from qllava.bench.spec import BenchSpec, Measured
@@ -64,7 +64,6 @@ def measure_ours(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
         callbacks=[clock, *([profiler] if spec.profile else [])],
     )
     trainer.train()
-    peak = peak_bytes(spec.device)
     counted = clock.logs[1 : spec.steps + 1]
     members = [conversations[i] for step in range(1, spec.steps + 1) for i in builder.plan.members(step)]
     shown = [conversation.images for conversation in members]
@@ -75,7 +74,7 @@ def measure_ours(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
         pictures=len(set(shown)) if spec.setting.pack else len(shown),
         tokens=sum(int(figures["tokens"]) for figures in counted),
         supervised_tokens=sum(int(figures["supervised_tokens"]) for figures in counted),
-        peak_bytes=peak,
+        peak_bytes=clock.peaks[spec.steps],
         loss=counted[-1]["loss"],
         matmul_tflops=matmul_tflops(spec.device),
         checkpoint_every=plan.checkpoint_every,

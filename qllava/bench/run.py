@@ -19,7 +19,7 @@ from qllava.bench.worker import ERROR
 from qllava.data.chat_template import stage_template
 from qllava.data.formats import load_conversations
 from qllava.data.lengths import measure_lengths
-from qllava.errors import RunError
+from qllava.errors import ModelError, RunError
 from qllava.model.tokenizer_file import find_tokenizer_file
 from qllava.plan.device import GIB, DeviceProbe
 from qllava.plan.plan import make_plan
@@ -36,6 +36,9 @@ BEST = Setting("trl", "trl, best", checkpointing=False)
 MICRO_BATCHES = (1, 2, 4, 8)
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 _TAIL = 2000
+# Tokens beside the picture that every sample keeps within, the template's own among them.
+_LONGEST_TEXT = 768
+_TEMPLATE_WORDS = 128
 
 Say = Callable[[str], None]
 
@@ -117,7 +120,8 @@ def run_bench(request: BenchRequest, say: Say) -> BenchResult:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         steps = request.steps + 1 + int(request.profile)
-        write_data(home / "data", stage=request.stage, samples=steps * request.batch_size)
+        count = steps * request.batch_size
+        write_data(home / "data", stage=request.stage, samples=count, longest=_LONGEST_TEXT - _TEMPLATE_WORDS)
         first = _spec(request, OURS if request.pack else UNPACKED, home / "data", device)
 
         def measure(setting: Setting, turn: int, *, profile: bool = False) -> Measured:
@@ -151,6 +155,19 @@ def run_bench(request: BenchRequest, say: Say) -> BenchResult:
         tflop_a_sample=work,
         planned_peak_gib=plan.peak_gib,
     )
+
+
+def with_room(recipe: Recipe) -> Recipe:
+    """The recipe with a `max_length` that holds every sample of the benchmark: nothing may be cut or left out.
+
+    Raises:
+        ModelError: the dimensions are not known here.
+    """
+    sizes = model_sizes(recipe.model)
+    if sizes is None:
+        raise ModelError(f"the dimensions of {recipe.model.language_model} or {recipe.model.vision_tower} are unknown")
+    room = max(recipe.data.max_length, sizes.image_tokens + _LONGEST_TEXT)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": room})})
 
 
 def result_json(result: BenchResult) -> dict[str, Any]:

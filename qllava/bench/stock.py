@@ -11,7 +11,7 @@ from datasets import List as Sequence
 from peft import PeftModel
 from trl import SFTConfig, SFTTrainer
 
-from qllava.bench.clock import StepClock, peak_bytes
+from qllava.bench.clock import StepClock
 from qllava.bench.ours import step_plan
 from qllava.bench.spec import BenchSpec, Measured
 from qllava.checkpoint.weights import llava_of
@@ -44,9 +44,8 @@ def measure_trl(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
         patches=recipe.model.patches,
         has_cls=tower.model_type == "clip_vision_model",
     )
-    arguments: dict[str, Any] = {}
-    if not setting.checkpointing:
-        arguments["activation_checkpointing"] = False
+    # On by TRL's own default; said under its new name, since the old one warns.
+    arguments: dict[str, Any] = {"activation_checkpointing": setting.checkpointing}
     if not setting.autocast:
         arguments["bf16"] = False
     if setting.workers:
@@ -78,8 +77,11 @@ def measure_trl(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
         processing_class=processor,
         callbacks=[clock],
     )
+    if not setting.autocast:
+        # A help that stock TRL does not give itself: it makes trainables bf16, which only autocast can mix with fp32.
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.data = parameter.data.float()
     trainer.train()
-    peak = peak_bytes(spec.device)
     tokens, supervised = _count(trainer, rows, setting.micro_batch, first=spec.batch_size)
     return Measured(
         seconds=clock.ends[spec.steps] - clock.ends[0],
@@ -88,7 +90,7 @@ def measure_trl(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
         pictures=spec.steps * spec.batch_size,
         tokens=tokens,
         supervised_tokens=supervised,
-        peak_bytes=peak,
+        peak_bytes=clock.peaks[spec.steps],
         loss=clock.logs[spec.steps]["loss"],
     )
 

@@ -19,7 +19,7 @@ def words(row: dict[str, list[dict[str, str]]], who: str) -> int:
 
 
 def test_the_papers_mix() -> None:
-    rows = _instructions(np.random.default_rng(0), 4000)
+    rows = _instructions(np.random.default_rng(0), 4000, longest=1200)
     kinds = Counter(row["kind"] for row in rows)
     for kind, share in KINDS.items():
         assert kinds[kind] / 4000 == pytest.approx(share / sum(KINDS.values()), abs=0.02)
@@ -30,6 +30,11 @@ def test_the_papers_mix() -> None:
     assert answers.mean() == pytest.approx(215, rel=0.03)
     assert np.log(answers).std() == pytest.approx(0.45, abs=0.08)
     assert {len(row["conversations"]) for row in rows if row["kind"] == "conversation"} == {8}
+
+
+def test_nothing_is_longer_than_asked() -> None:
+    rows = _instructions(np.random.default_rng(0), 500, longest=300)
+    assert 250 < max(words(row, "gpt") + words(row, "human") for row in rows) <= 300
 
 
 def test_captions_are_one_a_picture() -> None:

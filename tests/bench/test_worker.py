@@ -30,12 +30,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tower = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8}
     CLIPVisionConfig(**tower, num_attention_heads=1).save_pretrained(home / "models" / "tower")
     for stage in ("align", "finetune"):
-        write_data(home / "data", stage=stage, samples=BATCH * (STEPS + 2))
+        write_data(home / "data", stage=stage, samples=BATCH * (STEPS + 2), longest=100)
     return home
 
 
 def spec(folder: Path, stage: Stage, setting: Setting, **changes: Any) -> BenchSpec:
-    recipe = tiny_recipe(folder, data={"max_length": 512, "workers": 0}).model_dump(mode="json")
+    recipe = tiny_recipe(folder, data={"max_length": 1024, "workers": 0}).model_dump(mode="json")
     values: dict[str, Any] = {
         "recipe": recipe,
         "stage": stage,
