@@ -9,6 +9,8 @@ Role = Literal["system", "user", "assistant"]
 Stage = Literal["align", "finetune"]
 
 STAGE_NAMES: dict[int, Stage] = {1: "align", 2: "finetune"}
+# What a data folder calls the samples of a stage.
+STAGE_FILES: dict[Stage, str] = {"align": "align.json", "finetune": "instruct.json"}
 
 
 class Part(TypedDict):

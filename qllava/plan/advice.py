@@ -20,6 +20,8 @@ def ways_to_fit(job: Job, probe: DeviceProbe, free_gib: float, *, cuda: bool) ->
     held = total - probe.free_bytes / GIB
     if probe.kind == "cuda" and held > 1 and fit(job, total, cuda=cuda).fits:
         ways.append(f"other programs hold {held:.1f} GiB of the card: close them (nvidia-smi names them)")
+    if job.quantization == "none" and fit(replace(job, quantization="nf4"), free_gib, cuda=cuda).fits:
+        ways.append("--set model.quantization=nf4")
     if job.stage == "finetune" and job.lora.dropout > 0:
         without = job.lora.model_copy(update={"dropout": 0.0})
         if fit(replace(job, lora=without), free_gib, cuda=cuda).fits:

@@ -91,9 +91,14 @@ def _memory(plan: Plan) -> list[Line]:
     return [
         Line("checkpointing", policy_text(plan.checkpoint_every), _policy_reason(plan)),
         Line("tokens a pack", str(plan.token_budget), f"one picture is {plan.image_tokens}"),
+        Line("optimizer", plan.optimizer, _optimizer_reason(plan)),
         *(Line("memory:", f"{gib:.2f} GiB {name}") for name, gib in plan.components_gib.items()),
         Line("memory:", f"{plan.total_gib:.2f} GiB of {plan.free_gib:.1f} free", verdict),
     ]
+
+
+def _optimizer_reason(plan: Plan) -> str:
+    return "fp32 states" if plan.optimizer == "adamw" else "LoRA's states in 8 bit; fp32 ones do not fit"
 
 
 def _policy_reason(plan: Plan) -> str:

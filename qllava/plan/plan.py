@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from qllava.plan.advice import smaller_recipes, ways_to_fit
 from qllava.plan.auto import WITHOUT_CARD
+from qllava.plan.cards import CardPlan, plan_cards
 from qllava.plan.device import GIB, DeviceProbe, require_usable
-from qllava.plan.memory import Fit, fit
+from qllava.plan.memory import Fit, Optimizer, allocated_gib, fit
 from qllava.plan.sizes import hub_cache, model_sizes, recipe_download_gb
 from qllava.plan.time import Rate, card_rate, device_rate
 from qllava.plan.time import hours as hours_for
-from qllava.plan.work import SCENE_TEXT, TEXT, Job, StageText, sample_tflop
+from qllava.plan.work import ALONE, SCENE_TEXT, TEXT, Job, Lengths, sample_tflop
 from qllava.recipe import Recipe, StageSettings, load_recipe
 from qllava.types import Stage
 
@@ -28,8 +29,10 @@ class Plan:
 
     `checkpoint_every` None keeps all activations, 1 recomputes every layer, n every n-th. `token_budget` is the most
     tokens of one pack. `components_gib` is empty where the model's sizes are `known` neither to us nor on this
-    machine. `hypothetical` is a card that is not here, asked for with `--vram`. `steps`, `share` (of the data that a
-    step cap leaves, 0-1) and `hours` are None where the number of samples, or the device's rate, is not known.
+    machine. `tokens_a_sample` are those of a mean sample, `packed_tokens` what it adds to a pack that shares pictures,
+    `lengths_from` where both come from. `hypothetical` is a card that is not here, asked for with `--vram`. `steps`,
+    `share` (of the data that a step cap leaves, 0-1) and `hours` are None where the number of samples, or the device's
+    rate, is not known. `cards` are the same stage on cards people have.
     """
 
     stage: Stage
@@ -42,8 +45,12 @@ class Plan:
     fits: bool
     checkpoint_every: int | None
     token_budget: int
+    optimizer: Optimizer
     components_gib: dict[str, float]
     image_tokens: int | None
+    tokens_a_sample: float | None
+    packed_tokens: float | None
+    lengths_from: str
     samples: int | None
     steps: int | None
     share: float | None
@@ -53,6 +60,7 @@ class Plan:
     download_gb: float | None
     disk_free_gb: float
     advice: list[str]
+    cards: list[CardPlan]
 
     @property
     def settings(self) -> StageSettings:
@@ -64,6 +72,11 @@ class Plan:
         """Sum of the components."""
         return sum(self.components_gib.values()) if self.components_gib else None
 
+    @property
+    def peak_gib(self) -> float | None:
+        """The part of it that torch would report as allocated at its peak."""
+        return allocated_gib(self.components_gib) if self.components_gib else None
+
 
 def make_plan(
     recipe: Recipe,
@@ -72,7 +85,8 @@ def make_plan(
     samples: int | None = None,
     vram_gib: float | None = None,
     *,
-    text: StageText | None = None,
+    lengths: Lengths | None = None,
+    tflops: float | None = None,
 ) -> Plan:
     """Plan one stage of a recipe on a device.
 
@@ -82,7 +96,8 @@ def make_plan(
         probe: the device; with `vram_gib` and no card, a card of that size is planned for.
         samples: samples of the data set, if known.
         vram_gib: the cap of `--vram`.
-        text: mean text and supervised tokens of the data's samples; typical ones of the stage unless given.
+        lengths: of the data's samples; typical ones of the stage, without shared pictures, unless given.
+        tflops: the rate (1e12 a second) to plan with, instead of the table's.
 
     Raises:
         DeviceError: the card is broken, or has no bfloat16.
@@ -91,12 +106,15 @@ def make_plan(
     hypothetical = probe.kind == "cpu" and vram_gib is not None
     cuda = probe.kind == "cuda" or hypothetical
     free = _free_gib(probe, vram_gib)
-    job = _job(recipe, stage, text)
+    job = _job(recipe, stage, lengths)
     chosen = Fit(1, recipe.data.max_length, {}, fits=True) if job is None else fit(job, free, cuda=cuda)
     settings = recipe.stage(stage)
     steps, share = _steps(settings, samples)
+    seen = _seen(settings, samples, steps)
     tflop = None if job is None else sample_tflop(job, chosen.checkpoint_every)
     rate = card_rate(_USUAL_CARD) if hypothetical else device_rate(probe)
+    if tflops is not None:
+        rate = Rate(tflops, f"--tflops {tflops:g}")
     return Plan(
         stage=stage,
         recipe=recipe,
@@ -108,21 +126,26 @@ def make_plan(
         fits=chosen.fits,
         checkpoint_every=chosen.checkpoint_every,
         token_budget=chosen.token_budget,
+        optimizer=chosen.optimizer,
         components_gib=chosen.components_gib,
         image_tokens=None if job is None else job.sizes.image_tokens,
+        tokens_a_sample=None if job is None else job.sample_tokens,
+        packed_tokens=None if job is None else job.packed_tokens,
+        lengths_from="typical for this stage" if lengths is None else lengths.how,
         samples=samples,
         steps=steps,
         share=share,
         tflop_a_sample=tflop,
         rate=rate,
-        hours=_hours(settings, samples, steps, tflop, rate),
+        hours=None if seen is None or tflop is None or rate is None else hours_for(seen, tflop, rate),
         download_gb=recipe_download_gb(recipe.model),
         disk_free_gb=_disk_free_gb(),
         advice=_advice(recipe, job, probe, free, chosen, cuda=cuda),
+        cards=[] if job is None else plan_cards(job, seen),
     )
 
 
-def _job(recipe: Recipe, stage: Stage, text: StageText | None = None) -> Job | None:
+def _job(recipe: Recipe, stage: Stage, lengths: Lengths | None = None) -> Job | None:
     sizes = model_sizes(recipe.model)
     if sizes is None:
         return None
@@ -132,8 +155,9 @@ def _job(recipe: Recipe, stage: Stage, text: StageText | None = None) -> Job | N
         stage=stage,
         lora=recipe.lora,
         quantization=recipe.model.quantization,
-        text=text or typical[stage],
+        text=typical[stage] if lengths is None else lengths.text,
         longest=recipe.data.max_length,
+        sharing=ALONE if lengths is None else lengths.sharing,
     )
 
 
@@ -158,15 +182,12 @@ def _advice(
     return advice or ["nothing fits: use a larger card"]
 
 
-def _hours(
-    settings: StageSettings, samples: int | None, steps: int | None, tflop: float | None, rate: Rate | None
-) -> float | None:
-    if steps is None or tflop is None or rate is None:
+def _seen(settings: StageSettings, samples: int | None, steps: int | None) -> int | None:
+    """Samples of all steps."""
+    if steps is None:
         return None
     seen = steps * settings.batch_size
-    if samples is not None:
-        seen = min(seen, math.ceil(samples * settings.epochs))
-    return hours_for(seen, tflop, rate)
+    return seen if samples is None else min(seen, math.ceil(samples * settings.epochs))
 
 
 def _steps(settings: StageSettings, samples: int | None) -> tuple[int | None, float | None]:

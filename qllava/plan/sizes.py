@@ -105,12 +105,13 @@ class TowerSizes:
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Both halves of a model; `projector` counts parameters."""
+    """Both halves of a model; `projector` counts what learns, `projector_frozen` what does not."""
 
     language: LanguageSizes
     tower: TowerSizes
     image_tokens: int
     projector: int
+    projector_frozen: int = 0
 
 
 # Sources: each repository's config.json; downloads are the weight files transformers fetches.
@@ -143,8 +144,15 @@ def model_sizes(model: ModelSettings) -> ModelSizes | None:
         return None
     first = tower.width * language.width + language.width
     # A linear projector keeps a second, frozen identity matrix: the stock class has two layers.
-    projector = first if model.projector == "linear" else first + language.width * (language.width + 1)
-    return ModelSizes(language, tower, tower.image_tokens(model.patches), projector)
+    second = language.width * (language.width + 1)
+    linear = model.projector == "linear"
+    return ModelSizes(
+        language,
+        tower,
+        tower.image_tokens(model.patches),
+        projector=first if linear else first + second,
+        projector_frozen=second if linear else 0,
+    )
 
 
 def download_gb(name: str, known: float | None) -> float | None:

@@ -16,6 +16,7 @@ class Rate(NamedTuple):
 
 
 # Dense bf16 with fp32 accumulation, from NVIDIA's data sheets. The longest name that occurs in the card's name wins.
+# None of these has been measured by us; a rate that was is told with --tflops, or `qllava bench` measures it.
 DATA_SHEET: dict[str, float] = {
     "RTX 3060": 25.5,
     "RTX 3080": 59.5,
@@ -35,6 +36,26 @@ DATA_SHEET: dict[str, float] = {
     "H100": 989.0,
     "H200": 989.0,
 }
+# GB as sold (for memory: GiB); where a card was sold with several, the one people train on.
+CARD_GB: dict[str, int] = {
+    "RTX 3060": 12,
+    "RTX 3080": 10,
+    "RTX 3080 Ti": 12,
+    "RTX 3090": 24,
+    "RTX 3090 Ti": 24,
+    "RTX 4060 Ti": 16,
+    "RTX 4080": 16,
+    "RTX 4090": 24,
+    "RTX 5090": 32,
+    "RTX A6000": 48,
+    "A10": 24,
+    "L4": 24,
+    "L40S": 48,
+    "A100": 80,
+    "H100 PCIe": 80,
+    "H100": 80,
+    "H200": 141,
+}
 # Training reaches about half of the data sheet: dequantisation, norms, the optimizer.
 EFFICIENCY = 0.5
 # Measured: SmolLM2-135M in NF4, 16 samples of 48 tokens in 2 s on two cores.
@@ -46,13 +67,19 @@ def device_rate(probe: DeviceProbe) -> Rate | None:
     if probe.kind == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
         return Rate(CPU_TFLOPS_A_CORE * cores, f"measured on two cores, {cores} here")
-    words = f" {probe.name} "
-    if " Laptop " in words:  # its clocks are the maker's choice
+    name = known_card(probe.name)
+    return None if name is None else card_rate(name)
+
+
+def known_card(name: str) -> str | None:
+    """The card of the table that a name means (`3090` and `NVIDIA GeForce RTX 3090` do); None for any other."""
+    words = f" {name} ".replace("-", " ").lower()
+    if " laptop " in words:  # its clocks are the maker's choice
         return None
-    known = [name for name in DATA_SHEET if f" {name} " in words.replace("-", " ")]
-    if not known:
-        return None
-    return card_rate(max(known, key=len))
+    known = [card for card in DATA_SHEET if f" {card.lower()} " in words]
+    if not known and name.isdigit():
+        return known_card(f"RTX {name}")
+    return max(known, key=len) if known else None
 
 
 def card_rate(name: str) -> Rate:

@@ -14,9 +14,8 @@ from qllava.errors import DataError, RunError, UsageError
 from qllava.files import sha256
 from qllava.plan.device import DeviceProbe
 from qllava.recipe import Recipe
-from qllava.types import Stage
+from qllava.types import STAGE_FILES, Stage
 
-STAGE_FILES: dict[Stage, str] = {"align": "align.json", "finetune": "instruct.json"}
 CARD = "card.json"
 
 

@@ -8,7 +8,7 @@ from qllava.plan.describe import describe, hours_text, policy_text
 from qllava.plan.device import DeviceProbe
 from qllava.plan.plan import Plan, make_plan
 from qllava.plan.time import device_rate
-from qllava.plan.work import StageText
+from qllava.plan.work import Lengths, Sharing, StageText
 from qllava.recipe import load_recipe, recipe_names
 from qllava.types import Stage
 
@@ -77,7 +77,7 @@ def test_the_dry_run_of_llava_15_prints_everything() -> None:
         "LoRA alpha | 128 | 2 x rank",
         "checkpointing | off | all activations fit",
         "one picture is 576",
-        "memory: | 3.11 GiB language model (NF4)",
+        "memory: | 3.02 GiB language model (NF4)",
         " GiB activations",
         "| fits |",
         "RTX 4090 at 50% of its data sheet's 165 TFLOP/s",
@@ -136,7 +136,11 @@ def test_vram_caps_what_is_free() -> None:
 def test_what_does_not_fit_says_the_cheapest_changes_in_order() -> None:
     plan = make_plan(load_recipe("llava-1.5-13b"), "finetune", card(14), samples=1000)
     assert not plan.fits
-    assert plan.advice == ["--lora-r 32", "--recipe llava-1.5-7b"]
+    assert plan.advice == [
+        "--set data.max_length=1024 (longer samples are cut at a turn)",
+        "--lora-r 32",
+        "--recipe llava-1.5-7b",
+    ]
     assert "DOES NOT FIT" in lines(plan)
     assert "to make it fit | --lora-r 32" in lines(plan)
     changed = load_recipe("llava-1.5-13b", [{"lora": {"rank": 32}}])
@@ -174,8 +178,8 @@ def test_unusable_cards_are_refused(stage: Stage) -> None:
 
 def test_the_datas_own_lengths_can_be_given() -> None:
     recipe = load_recipe("smol")
-    short = make_plan(recipe, "finetune", CPU, 5000, text=StageText(10, 2))
-    long = make_plan(recipe, "finetune", CPU, 5000, text=StageText(100, 50))
+    short = make_plan(recipe, "finetune", CPU, 5000, lengths=Lengths(StageText(10, 2), Sharing(), "read"))
+    long = make_plan(recipe, "finetune", CPU, 5000, lengths=Lengths(StageText(100, 50), Sharing(), "read"))
     assert short.hours is not None
     assert long.hours is not None
     assert short.hours < long.hours
