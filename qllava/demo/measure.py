@@ -17,9 +17,9 @@ from qllava.files import write_json
 from qllava.infer.engine import Engine
 from qllava.report.contact_sheet import SheetItem, write_contact_sheet
 
-# The demo fails below these. Exact match, 0-1.
-LEAST_RIGHT = 0.70
-LEAST_GAIN = 0.30
+# The demo fails below these: the lowest of five seeds (0.787, and 0.359 above shuffled) less 0.03. Exact match, 0-1.
+LEAST_RIGHT = 0.76
+LEAST_GAIN = 0.33
 
 QUESTIONS = Path("data/heldout.jsonl")
 CARD = Path("data/card.json")

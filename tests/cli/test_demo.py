@@ -128,7 +128,7 @@ def test_a_finished_demo_is_measured_again_and_fails_below_the_gate(
     assert [line[2:].split(" (")[0] for line in shown] == [step.line for step in demo_steps()]
     assert ["skipped" in line for line in shown] == [True, True, True, False]
     assert "contact sheet demo/contact_sheet.png" in err
-    assert "error: exact match with the right picture is 0.00, below 0.70" in err
+    assert "error: exact match with the right picture is 0.00, below 0.76" in err
     assert "Exact match on held-out pictures" in out
     assert out.splitlines()[-1].startswith("cd demo && ")
     assert out.splitlines()[-1].endswith("qllava chat image.jpg")
