@@ -193,8 +193,10 @@ def _train(
     folder = outcome.run.folder
     if outcome.rejected:
         note(f"{len(outcome.rejected)} samples were left out while training; {folder / 'rejected.jsonl'} lists them")
-    if outcome.gain is not None:
-        say("picture", outcome.gain.sentence())
+    if outcome.sight is not None:
+        say("picture", outcome.sight.sentence(stage))
+        if (advice := outcome.sight.advice(stage)) is not None:
+            note(f"warning: {advice}")
     say("run", folder, f"loss curve in {folder / 'loss.png'}")
     following = "qllava train --stage 2 --lora-r 64" if stage == "align" else "qllava chat image.jpg"
     say("next", following)

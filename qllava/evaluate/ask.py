@@ -27,7 +27,7 @@ def ask(
     *,
     max_new_tokens: int = 32,
 ) -> Iterator[tuple[Question, str]]:
-    """Ask every question, greedily; yields (question, answer) as they come, those about one picture together.
+    """Ask every question, greedily; yields (question, answer) as they come, in no order.
 
     Args:
         engine: the model.
@@ -51,8 +51,8 @@ def ask(
             name = shown[i]
             parts: list[Part] = [text(questions[i].question)] if name is None else [IMAGE, text(questions[i].question)]
             prompts.append(([{"role": "user", "content": parts}], [] if name is None else [opened[name]]))
-        answers = engine.answer_batch(prompts, max_new_tokens=max_new_tokens)
-        yield from ((questions[i], answer) for i, answer in zip(chunk, answers, strict=True))
+        for place, answer in engine.answer_each(prompts, max_new_tokens=max_new_tokens):
+            yield questions[chunk[place]], answer
 
 
 def pictures_shown(questions: Sequence[Question], condition: Condition) -> list[str | None]:
