@@ -80,8 +80,9 @@ def ask_missing(
             max_new_tokens=max_new_tokens,
             among=questions.all,
         )
-        for done, (question, answer) in enumerate(answers, start=done + 1):
+        for question, answer in answers:
             file.append(question.id, answer)
+            done += 1
             if progress is not None:
                 progress(done, len(questions.chosen))
     return {question.id: file.answers[question.id] for question in questions.chosen}
