@@ -61,17 +61,21 @@ def compare_table(comparison: Comparison) -> Table:
     rows = dict(comparison.by_kind) if len(comparison.by_kind) > 1 else {}
     for kind, (a, b, difference) in rows.items():
         change = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
-        table.add_row(kind or "(no kind)", f"{a:.3f}", f"{b:.3f}", change, f"{difference.p:.3f}")
+        table.add_row(kind or "(no kind)", f"{a:.3f}", f"{b:.3f}", change, _p(difference.p))
     if rows:
         table.add_section()
     whole = comparison.difference
     change = f"{whole.value:+.3f} ({whole.low:+.3f} to {whole.high:+.3f})"
-    table.add_row("all", f"{comparison.a:.3f}", f"{comparison.b:.3f}", change, f"{whole.p:.3f}", style="bold")
+    table.add_row("all", f"{comparison.a:.3f}", f"{comparison.b:.3f}", change, _p(whole.p), style="bold")
     return table
 
 
 def _kind_cell(scores: VqaScores, kind: str) -> str:
     return _score(scores.exact.by_kind[kind]) if scores.soft is None else _estimate(scores.soft_by_kind[kind])
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _score(score: Score) -> str:
