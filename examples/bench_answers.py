@@ -3,8 +3,8 @@
     qllava demo
     python examples/bench_answers.py demo/runs/finetune-001 demo/data/heldout.jsonl --questions 300
 
-Both ways answer the same questions with the same model, greedily, in the run's own 4 bits and in full precision. Seconds
-are wall clock and processor time of this process; the second is the one to trust on a machine with other work.
+Both ways answer the same questions with the same model, greedily, in the run's own 4 bits and in full precision.
+Seconds are wall clock and processor time of this process; the second is the one to trust on a machine with other work.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from qllava.checkpoint.load import LoadedRun, load_run
 from qllava.checkpoint.manifest import Run, read_run
 from qllava.checkpoint.weights import load_trained
 from qllava.data.images import normalize, open_image, pixel_statistics, resolve_image, to_pixels
+from qllava.errors import DataError
 from qllava.evaluate.ask import ask
 from qllava.evaluate.questions import Question, image_root, read_questions, spread
 from qllava.infer.engine import Engine
@@ -49,6 +52,7 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=8)
     parser.add_argument("--precisions", default="nf4,full")
     arguments = parser.parse_args()
+    disable_progress_bar()
     run = read_run(arguments.run)
     questions = spread(read_questions(arguments.file), arguments.questions)
     root = image_root(arguments.file)
@@ -58,8 +62,8 @@ def main() -> None:
     print(f"{'precision':10} {'one at a time':>18} {'in batches':>18} {'faster':>8} {'equal':>12}")
     for name in arguments.precisions.split(","):
         loaded = load_run(run, device=_device()) if name == "nf4" else _full_precision(run)
-        one = _timed(lambda each=loaded: _one_at_a_time(each, questions, root, arguments.max_new_tokens))
-        many = _timed(lambda each=loaded: _batched(each, questions, root, arguments.max_new_tokens))
+        one = _timed(partial(_one_at_a_time, loaded, questions, root, arguments.max_new_tokens))
+        many = _timed(partial(_batched, loaded, questions, root, arguments.max_new_tokens))
         same = [q for q in questions if one.answers[q.id] == many.answers[q.id]]
         print(
             f"{name:10} {one.wall:8.1f} / {one.processor:5.0f} s {many.wall:8.1f} / {many.processor:5.0f} s "
@@ -105,7 +109,8 @@ def _one_at_a_time(loaded: LoadedRun, questions: Sequence[Question], root: Path,
     left_out = suppressed_ids(model.get_base_model(), encoder, ends).nonzero()[:, 0].tolist()
     answers = {}
     for question in questions:
-        assert question.image is not None
+        if question.image is None:
+            raise DataError(f"question {question.id} has no picture; take a set whose questions have one")
         messages: list[Message] = [{"role": "user", "content": [IMAGE, text(question.question)]}]
         ids = torch.tensor([encoder.encode_prompt(messages)], device=loaded.device)
         pixels = to_pixels(loaded.image_processor, open_image(resolve_image(root, question.image)))
