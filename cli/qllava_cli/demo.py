@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,12 +17,8 @@ from qllava.errors import QllavaError
 from qllava_cli.console import console, fail, note, result, say
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from qllava.checkpoint.manifest import Run
     from qllava.demo.steps import Step
-    from qllava.evaluate.ask import Condition
-    from qllava.evaluate.exact_match import Score, Scores
 
 _INTERRUPTED = 130
 
@@ -97,33 +92,8 @@ def paste_line(folder: Path) -> str:
     return f"cd {shlex.quote(str(folder))} && {shlex.quote(program)} chat {IMAGE}"
 
 
-def score_table(scores: Mapping[Condition, Scores]) -> Table:
-    """Exact match by kind of question and condition, with 95 % intervals."""
-    from rich.table import Table  # noqa: PLC0415
-
-    headings = {"right": "right picture", "shuffled": "shuffled", "none": "no picture"}
-    table = Table(title="Exact match on held-out pictures (95 % interval)", title_justify="left")
-    table.add_column("questions")
-    table.add_column("number", justify="right")
-    for condition in scores:
-        table.add_column(headings[condition], justify="right")
-    right = scores["right"]
-    for kind in right.by_kind:
-        cells = [_cell(scores[condition].by_kind[kind]) for condition in scores]
-        table.add_row(kind or "(no kind)", str(right.by_kind[kind].asked), *cells)
-    table.add_section()
-    overall = [_cell(scores[condition].overall) for condition in scores]
-    table.add_row("all", str(right.overall.asked), *overall, style="bold")
-    return table
-
-
-def _cell(score: Score) -> str:
-    low, high = score.interval
-    return f"{score.accuracy:.2f} ({low:.2f}-{high:.2f})"
-
-
 def _measure(folder: Path) -> list[str]:
-    """Ask the newest run, print the table on stdout, return what is below the bar."""
+    """Ask the newest run, print the tables on stdout, return what is below the bar."""
     from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415
 
     quiet_libraries()
@@ -134,18 +104,29 @@ def _measure(folder: Path) -> list[str]:
     from qllava.demo.measure import gate, measure  # noqa: PLC0415
     from qllava.demo.steps import RUNS  # noqa: PLC0415
     from qllava_cli.chat import load_for_answers  # noqa: PLC0415
+    from qllava_cli.eval_view import sees_table, vqa_table  # noqa: PLC0415
 
     console().print()
     loaded = load_for_answers(find_run(folder / RUNS))
     note(f"measuring {loaded.run.folder} on held-out questions")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console(), transient=True, disable=not console().is_terminal) as bar:
-        tasks = {name: bar.add_task(f"{name:>8} picture", total=None) for name in ("right", "shuffled", "none")}
-        scores = measure(
-            folder, loaded, progress=lambda name, done, total: bar.update(tasks[name], completed=done, total=total)
+        names = ("right", "shuffled", "none")
+        asked, scored = (
+            {n: bar.add_task(f"{what} {n:>8} picture", total=None) for n in names} for what in ("answers,", "losses, ")
         )
-    Console(highlight=False).print(score_table(scores))
-    return gate(scores)
+        measured = measure(
+            folder,
+            loaded,
+            progress=lambda name, done, total: bar.update(asked[name], completed=done, total=total),
+            looking=lambda name, done, total: bar.update(scored[name], completed=done, total=total),
+        )
+    tables = Console(highlight=False)
+    if measured.sight is not None:
+        tables.print(sees_table(measured.sight))
+        say("verdict", measured.sight.sentence("finetune"))
+    tables.print(vqa_table(measured.scores))
+    return gate(measured.scores)
 
 
 def _where(folder: Path) -> list[tuple[str, Path, str]]:

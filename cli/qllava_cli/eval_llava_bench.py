@@ -10,15 +10,8 @@ import typer
 
 from qllava.errors import UsageError
 from qllava_cli.console import note, result, say
-from qllava_cli.eval_answers import (
-    AnswersOption,
-    JsonOption,
-    LimitOption,
-    OutOption,
-    RunOption,
-    RunsOption,
-    answer_with_run,
-)
+from qllava_cli.eval_answers import AnswersOption, FirstOption, ResultsOption, answer_benchmark
+from qllava_cli.eval_options import JsonOption, ModelOption, Nf4Option, RunOption, RunsOption, find_model
 from qllava_cli.eval_text_model import (
     INTERRUPTED,
     BaseUrlOption,
@@ -32,7 +25,10 @@ from qllava_cli.eval_text_model import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qllava.evaluate.judge.bench import Bench
+    from qllava.evaluate.target import Target
 
 
 def llava_bench(
@@ -42,10 +38,12 @@ def llava_bench(
         Path | None, typer.Option("--images", help="Folder of the pictures.", show_default="DIR/images, else DIR")
     ] = None,
     run: RunOption = None,
+    model: ModelOption = None,
+    nf4: Nf4Option = False,
     runs: RunsOption = Path("runs"),
     answers: AnswersOption = None,
-    out: OutOption = None,
-    limit: LimitOption = None,
+    out: ResultsOption = None,
+    limit: FirstOption = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 1024,
     swap: Annotated[bool, typer.Option("--swap", help="Judge both orders of the two answers.")] = False,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Judge N times; shows the spread.")] = 1,
@@ -72,8 +70,8 @@ def llava_bench(
     from qllava.files import write_json  # noqa: PLC0415
     from qllava_cli.gen_data_view import asking_progress  # noqa: PLC0415
 
-    if answers is not None and run is not None:
-        raise UsageError("--answers scores a file and --run answers anew; give one of them")
+    if answers is not None and (run is not None or model is not None):
+        raise UsageError("--answers scores a file; --run and --model answer anew: give one of them")
     settings = TextModel(
         judge,
         base_url,
@@ -86,7 +84,9 @@ def llava_bench(
     check(settings)
     bench = read_bench(folder, images)
     say("benchmark", folder, f"{bench.layout} layout, {len(bench.items):,} questions")
-    name, given, where = _answers(bench, run, runs, answers, out, limit, max_new_tokens)
+    name, given, where = _answers(
+        bench, lambda: find_model(runs, run, model, nf4=nf4), answers, out, limit, max_new_tokens
+    )
     requests = judge_requests(bench, given, settings, swap=swap, repeats=repeats)
     before = estimate(list({r.key: r for r in requests.values()}.values()), settings, where / VERDICTS)
     agree(before, settings, yes=yes)
@@ -108,8 +108,7 @@ def llava_bench(
 
 def _answers(
     bench: Bench,
-    run: Path | None,
-    runs: Path,
+    find: Callable[[], Target],
     answers: Path | None,
     out: Path | None,
     limit: int | None,
@@ -125,9 +124,8 @@ def _answers(
         return answers.stem, kept, out or answers.parent / f"{answers.stem}-llava-bench"
     root = bench.image_root
     every = [Question(i.id, str(picture_of(bench, i).relative_to(root)), i.question, ("-",)) for i in bench.items]
-    from qllava.checkpoint.load import find_run  # noqa: PLC0415 - loads torch
-
-    found = find_run(runs, run)
-    where = out or found.folder / "eval" / f"llava-bench-{bench.layout}"
-    given = answer_with_run(found, every[:limit], every, root, where, {}, max_new_tokens=max_new_tokens)
-    return str(found.folder), given, where
+    target = find()
+    name = f"llava-bench-{bench.layout}"
+    where = out or target.results / name
+    given = answer_benchmark(target, name, every[:limit], every, root, where, {}, max_new_tokens=max_new_tokens)
+    return target.name, given, where

@@ -10,15 +10,8 @@ import typer
 
 from qllava.errors import UsageError
 from qllava_cli.console import note, result, say
-from qllava_cli.eval_answers import (
-    AnswersOption,
-    JsonOption,
-    LimitOption,
-    OutOption,
-    RunOption,
-    RunsOption,
-    answer_with_run,
-)
+from qllava_cli.eval_answers import AnswersOption, FirstOption, ResultsOption, answer_benchmark
+from qllava_cli.eval_options import JsonOption, ModelOption, Nf4Option, RunOption, RunsOption, find_model
 from qllava_cli.eval_text_model import (
     BaseUrlOption,
     ConcurrencyOption,
@@ -31,8 +24,11 @@ from qllava_cli.eval_text_model import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qllava.evaluate.science_qa.ensemble import Ensemble, Mode
     from qllava.evaluate.science_qa.problems import Problem, ScienceQA
+    from qllava.evaluate.target import Target
     from qllava.evaluate.text_model import TextModel
 
 
@@ -43,10 +39,12 @@ def scienceqa(
         str, typer.Option("--format", help="How to ask: qcm-lea, qcm-lepa; cqm-a for a model not trained on it.")
     ] = "qcm-lepa",
     run: RunOption = None,
+    model: ModelOption = None,
+    nf4: Nf4Option = False,
     runs: RunsOption = Path("runs"),
     answers: AnswersOption = None,
-    out: OutOption = None,
-    limit: LimitOption = None,
+    out: ResultsOption = None,
+    limit: FirstOption = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 1024,
     ensemble: Annotated[
         str | None, typer.Option("--ensemble", help="With a language model: complement or judge.")
@@ -77,11 +75,13 @@ def scienceqa(
         raise UsageError(f"--ensemble {mode} needs a language model; name it with --helper MODEL")
     if mode is None and helper is not None:
         raise UsageError(f"--helper {helper} does nothing alone; add --ensemble complement or judge")
-    if answers is not None and run is not None:
-        raise UsageError("--answers scores a file and --run answers anew; give one of them")
+    if answers is not None and (run is not None or model is not None):
+        raise UsageError("--answers scores a file; --run and --model answer anew: give one of them")
     science = read_science_qa(folder, split)
     problems = science.problems[:limit]
-    name, given, where = _answers(science, problems, form, run, runs, answers, out, max_new_tokens)
+    name, given, where = _answers(
+        science, problems, form, lambda: find_model(runs, run, model, nf4=nf4), answers, out, max_new_tokens
+    )
     scores = {name: score_answers(given, problems)}
     told: dict[str, Any] = {"split": split, "format": form, "problems": len(problems), "model": name}
     if mode is not None and helper is not None:
@@ -106,8 +106,7 @@ def _answers(
     science: ScienceQA,
     problems: tuple[Problem, ...],
     form: Any,
-    run: Path | None,
-    runs: Path,
+    find: Callable[[], Target],
     answers: Path | None,
     out: Path | None,
     max_new_tokens: int,
@@ -123,16 +122,21 @@ def _answers(
         kept = {identity: text for identity, text in read_answers(answers).items() if identity not in beyond}
         return answers.stem, kept, out or answers.parent / f"{answers.stem}-scienceqa"
     require_pictures(problems, science.image_root)
-    from qllava.checkpoint.load import find_run  # noqa: PLC0415 - loads torch
-
-    found = find_run(runs, run)
+    target = find()
     every = [Question(p.id, p.image, question_text(p, form), (p.letters[p.answer],)) for p in science.problems]
-    where = out or found.folder / "eval" / "scienceqa"
+    where = out or target.results / "scienceqa"
     settings = {"split": science.split, "format": form}
-    given = answer_with_run(
-        found, every[: len(problems)], every, science.image_root, where, settings, max_new_tokens=max_new_tokens
+    given = answer_benchmark(
+        target,
+        "scienceqa",
+        every[: len(problems)],
+        every,
+        science.image_root,
+        where,
+        settings,
+        max_new_tokens=max_new_tokens,
     )
-    return str(found.folder), given, where
+    return target.name, given, where
 
 
 def _helper(

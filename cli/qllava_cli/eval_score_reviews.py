@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qllava_cli.console import note, result
-from qllava_cli.eval_answers import JsonOption
+from qllava_cli.eval_options import JsonOption
 
 
 def score_reviews(

@@ -225,8 +225,10 @@ def _train(
     packing = outcome.run.manifest.packing
     if packing and resolved.recipe.data.pack:
         say("packing", f"{packing['shared']:.0%} of the tokens saved", f"packs {packing['fill']:.0%} full", "--no-pack")
-    if outcome.gain is not None:
-        say("picture", outcome.gain.sentence())
+    if outcome.sight is not None:
+        say("picture", outcome.sight.sentence(stage))
+        if (advice := outcome.sight.advice(stage)) is not None:
+            note(f"warning: {advice}")
     say("run", folder, f"loss curve in {folder / 'loss.png'}")
     following = "qllava train --stage 2 --lora-r 64" if stage == "align" else "qllava chat image.jpg"
     say("next", following)

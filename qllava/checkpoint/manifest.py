@@ -36,7 +36,7 @@ class Manifest:
         steps: optimizer steps done; `total_steps` planned.
         command: what continues or repeats the run.
         files: sha256 of the weights a finished run holds.
-        picture: loss with the right and with another picture at the end, where it could be measured.
+        picture: loss with the `right` picture, a `shuffled` one and `none` at the end, where it could be measured.
         packing: of a finished run, `shared`: the part of the tokens that shared prefixes saved, and `fill`: the part of
             the packs' budget that was used; both 0-1.
         versions: of the libraries that shape the numbers.

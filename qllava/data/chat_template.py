@@ -41,13 +41,18 @@ class ChatTemplate:
     stop: tuple[str, ...]
 
     def render(
-        self, messages: Sequence[Message], special_tokens: Mapping[str, str] | None = None
+        self,
+        messages: Sequence[Message],
+        special_tokens: Mapping[str, str] | None = None,
+        *,
+        add_generation_prompt: bool = False,
     ) -> tuple[str, list[Span]]:
         """The conversation as text, and where its trained stretches lie.
 
         Args:
             messages: complete turns.
             special_tokens: the tokenizer's own names for them, e.g. `{"bos_token": "<s>"}`.
+            add_generation_prompt: end with what stands before an answer.
 
         Returns:
             The text and (start, end) character spans, one for each assistant turn.
@@ -55,7 +60,10 @@ class ChatTemplate:
         Raises:
             DataError: the template refuses these messages.
         """
-        return _render(self.name, self.source, messages, special_tokens or {})
+        variables: dict[str, Any] = {**(special_tokens or {})}
+        if add_generation_prompt:
+            variables["add_generation_prompt"] = True
+        return _render(self.name, self.source, messages, variables)
 
 
 def load_chat_template(name: str) -> ChatTemplate:
@@ -69,8 +77,16 @@ def load_chat_template(name: str) -> ChatTemplate:
         close = difflib.get_close_matches(name, template_names(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise RecipeError(f"unknown chat template {name!r}; {hint}there are {', '.join(template_names())}")
-    source = path.read_text(encoding="utf-8")
-    return ChatTemplate(name=path.stem, source=source, stop=_find_stop(path.stem, source))
+    return marked_template(path.stem, path.read_text(encoding="utf-8"))
+
+
+def marked_template(name: str, source: str) -> ChatTemplate:
+    """A template from its Jinja, which marks the trained text.
+
+    Raises:
+        RecipeError: it is no Jinja, or marks no assistant turn.
+    """
+    return ChatTemplate(name=name, source=source, stop=_find_stop(name, source))
 
 
 def template_names() -> list[str]:
@@ -116,7 +132,7 @@ def _find_stop(name: str, source: str) -> tuple[str, ...]:
 
 
 def _render(
-    name: str, source: str, messages: Sequence[Message], special_tokens: Mapping[str, str]
+    name: str, source: str, messages: Sequence[Message], variables: Mapping[str, Any]
 ) -> tuple[str, list[Span]]:
     # Imported here: half a second that listing templates does not need.
     from jinja2 import TemplateError, TemplateSyntaxError  # noqa: PLC0415
@@ -130,7 +146,7 @@ def _render(
                     conversations=[[dict(message) for message in messages]],
                     chat_template=source,
                     return_assistant_tokens_mask="endgeneration" in source,
-                    **cast(dict[str, Any], dict(special_tokens)),
+                    **dict(variables),
                 ),
             )
     except TemplateSyntaxError:

@@ -66,7 +66,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class _Turns:
+class Turns:
     """Tokens before images are expanded.
 
     Attributes:
@@ -209,7 +209,7 @@ class ChatEncoder:
         encoding = self._backend.encode(rendered, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
-    def _tokenize_turns(self, messages: Sequence[Message]) -> _Turns:
+    def _tokenize_turns(self, messages: Sequence[Message]) -> Turns:
         rendered, spans = self.template.render(messages, special_tokens=self._template_variables)
         ids, offsets = self._tokenize(rendered)
         mask = [0] * len(ids)
@@ -226,7 +226,7 @@ class ChatEncoder:
                 mask[index] = 1
                 index += 1
             ends.append(index)
-        return _Turns(ids, mask, ends)
+        return Turns(ids, mask, ends)
 
     def _straddles(self, rendered: str, token: Span, edge: str) -> RecipeError:
         return RecipeError(
@@ -246,7 +246,7 @@ class ChatEncoder:
             expanded_mask += [trained] * copies
         return expanded, expanded_mask
 
-    def _turns_that_fit(self, turns: _Turns, max_length: int) -> int:
+    def _turns_that_fit(self, turns: Turns, max_length: int) -> int:
         """How many question-answer pairs fit into `max_length`; at least one."""
         lengths = [self._expanded(turns.ids[:end]) for end in turns.ends]
         kept = sum(length <= max_length for length in lengths)

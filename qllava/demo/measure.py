@@ -1,18 +1,22 @@
-"""What the demo's run has learnt: exact match on held-out scenes with the right picture, another one, and none."""
+"""What the demo's run has learnt: answers about held-out scenes with the right picture, another one, and none."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qllava.checkpoint.load import LoadedRun
 from qllava.data.images import open_image, resolve_image
-from qllava.errors import DataError
 from qllava.evaluate.ask import CONDITIONS, Condition, ask
-from qllava.evaluate.exact_match import Scores, exact_match, is_right
-from qllava.evaluate.questions import Question, read_questions
+from qllava.evaluate.exact_match import Scores, is_right
+from qllava.evaluate.held_out import HeldOut, as_conversations, spread_over
+from qllava.evaluate.questions import Question, image_root, read_questions
+from qllava.evaluate.sees import Progress, Sight
+from qllava.evaluate.sees_run import sees_target
+from qllava.evaluate.target import run_target
+from qllava.evaluate.vqa import VqaScores, score_answers
 from qllava.files import write_json
 from qllava.infer.engine import Engine
 from qllava.report.contact_sheet import SheetItem, write_contact_sheet
@@ -22,32 +26,42 @@ LEAST_RIGHT = 0.76
 LEAST_GAIN = 0.33
 
 QUESTIONS = Path("data/heldout.jsonl")
-CARD = Path("data/card.json")
 SCORES = "scores.json"
 CONTACT_SHEET = "contact_sheet.png"
 
 # Answers are one word or two; longer ones are wrong whatever follows.
 _ANSWER_TOKENS = 8
 _SHEET_CARDS = 12
+# Losses settle sooner than accuracies: these are spread over all pictures.
+SEES_SAMPLES = 128
 
-Progress = Callable[[Condition, int, int], None]
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores under each condition, and what the picture is worth to the losses (None with a single picture)."""
+
+    scores: Mapping[Condition, VqaScores]
+    sight: Sight | None
 
 
-def measure(folder: Path, loaded: LoadedRun, *, progress: Progress | None = None) -> dict[Condition, Scores]:
+def measure(
+    folder: Path, loaded: LoadedRun, *, progress: Progress | None = None, looking: Progress | None = None
+) -> Measured:
     """Ask the held-out questions of a demo folder under each condition; write `scores.json` and `contact_sheet.png`.
 
     Args:
         folder: the workspace, after gen-data.
         loaded: the run to ask.
         progress: told (condition, answered, questions) after each answer.
+        looking: told (condition, scored, questions) while losses are measured.
 
     Raises:
         DataError: the question set, the card or a picture is missing or malformed.
     """
     questions = read_questions(folder / QUESTIONS)
-    root = image_root(folder / CARD)
+    root = image_root(folder / QUESTIONS)
     engine = Engine(loaded)
-    scores: dict[Condition, Scores] = {}
+    scores: dict[Condition, VqaScores] = {}
     answers: dict[Condition, dict[str, str]] = {}
     for condition in CONDITIONS:
         answers[condition] = {}
@@ -55,23 +69,26 @@ def measure(folder: Path, loaded: LoadedRun, *, progress: Progress | None = None
             answers[condition][question.id] = answer
             if progress is not None:
                 progress(condition, len(answers[condition]), len(questions))
-        scores[condition] = exact_match(answers[condition], questions)
+        scores[condition] = score_answers(answers[condition], questions)
+    held = HeldOut(spread_over(as_conversations(questions), SEES_SAMPLES), root, f"questions of {folder / QUESTIONS}")
+    sight = sees_target(run_target(loaded.run), loaded, held, progress=looking)
     write_json(
         folder / SCORES,
         {
             "run": loaded.run.folder.name,
             "questions": len(questions),
-            "conditions": {condition: score.to_dict() for condition, score in scores.items()},
+            "conditions": {condition: score.exact.to_dict() for condition, score in scores.items()},
+            "sees": None if sight is None else sight.to_dict(),
             "failures": gate(scores),
         },
     )
-    _write_sheet(folder, loaded.run.folder.name, questions, answers["right"], scores["right"], root)
-    return scores
+    _write_sheet(folder, loaded.run.folder.name, questions, answers["right"], scores["right"].exact, root)
+    return Measured(scores, sight)
 
 
-def gate(scores: Mapping[Condition, Scores]) -> list[str]:
+def gate(scores: Mapping[Condition, VqaScores]) -> list[str]:
     """What is below the demo's bar, one sentence each; empty when it passes."""
-    right, shuffled = scores["right"].overall.accuracy, scores["shuffled"].overall.accuracy
+    right, shuffled = (scores[name].exact.overall.accuracy for name in ("right", "shuffled"))
     failures = []
     if right < LEAST_RIGHT:
         failures.append(f"exact match with the right picture is {right:.2f}, below {LEAST_RIGHT:.2f}")
@@ -81,21 +98,6 @@ def gate(scores: Mapping[Condition, Scores]) -> list[str]:
             f"below {LEAST_GAIN:.2f}"
         )
     return failures
-
-
-def image_root(card: Path) -> Path:
-    """The image folder that a data card names, relative to the card.
-
-    Raises:
-        DataError: no card, or one without an image root.
-    """
-    try:
-        root = json.loads(card.read_text(encoding="utf-8"))["image_root"]
-        return card.parent / str(root)
-    except FileNotFoundError:
-        raise DataError(f"{card} does not exist; write it with `qllava gen-data --images coco/`") from None
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{card} names no image_root; write it again with `qllava gen-data --images coco/`") from None
 
 
 def sheet_choice(questions: Sequence[Question], count: int) -> list[Question]:

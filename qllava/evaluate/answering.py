@@ -1,60 +1,137 @@
-"""A model answers a question set: what is on the disk already is not asked again, the rest is kept as it comes."""
+"""Asking a question set to the end, in as many goes as it takes; then scores and files."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from qllava.evaluate.ask import ask
-from qllava.evaluate.kept_answers import keep, read_kept
-from qllava.evaluate.questions import Question
+from qllava.evaluate.answer_file import AnswerFile
+from qllava.evaluate.ask import Condition, ask
+from qllava.evaluate.questions import Question, question_set_digest, spread
+from qllava.evaluate.score_file import QuestionScore, ScoreSheet, write_scores
+from qllava.evaluate.target import Target
+from qllava.evaluate.vqa import VqaScores, has_annotators, question_scores, score_answers
 from qllava.infer.engine import Engine
+from qllava.report.answers import AnsweredQuestion, AnswersReport, write_answers
 
-# Questions between two writes: what a crash can cost, against batches that are full.
-_AT_ONCE = 64
+# Answers of these benchmarks are words, not sentences.
+SHORT_ANSWER = 32
 
-
-def questions_digest(questions: Sequence[Question]) -> str:
-    """Identity of a question set: ids, texts and pictures, in order; 16 hex digits."""
-    content = [[question.id, question.image, question.question] for question in questions]
-    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")).hexdigest()[:16]
+Progress = Callable[[int, int], None]
 
 
-def answer_and_keep(
-    engine: Engine,
-    questions: Sequence[Question],
-    image_root: Path,
-    path: Path,
-    identity: Mapping[str, Any],
-    *,
-    max_new_tokens: int,
-) -> Iterator[tuple[str, str]]:
-    """Yield (question id, answer) of every question: first those of an earlier run, then new ones, once on the disk.
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions to ask: `chosen` of `all`, pictures under `image_root`."""
 
-    Args:
-        engine: the model.
-        questions: their pictures are relative to ...
-        image_root: ... this folder.
-        path: the file of answers, see `kept_answers`.
-        identity: what the answers belong to.
-        max_new_tokens: answers are cut there.
+    all: tuple[Question, ...]
+    chosen: tuple[Question, ...]
+    image_root: Path
+
+    @property
+    def digest(self) -> str:
+        """Of the whole set: answers to a part of it count when the rest is asked."""
+        return question_set_digest(self.all)
+
+
+def choose(questions: Sequence[Question], image_root: Path, limit: int | None = None) -> QuestionSet:
+    """A question set, or at most `limit` of it at even distances.
 
     Raises:
-        DataError: the file is of something else, or a picture is missing or unreadable.
+        UsageError: a limit below 1.
     """
-    kept = read_kept(path, identity)
-    yield from ((question.id, kept[question.id]) for question in questions if question.id in kept)
-    missing = sorted((q for q in questions if q.id not in kept), key=lambda question: question.image or "")
+    return QuestionSet(tuple(questions), tuple(spread(questions, limit)), image_root)
 
-    def answers() -> Iterator[tuple[str, str]]:
-        for start in range(0, len(missing), _AT_ONCE):
-            for question, answer in ask(
-                engine, missing[start : start + _AT_ONCE], image_root, max_new_tokens=max_new_tokens
-            ):
-                yield question.id, answer
 
+def ask_missing(
+    engine: Callable[[], Engine],
+    questions: QuestionSet,
+    file: AnswerFile,
+    condition: Condition = "right",
+    *,
+    max_new_tokens: int = SHORT_ANSWER,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """Ask what the file lacks and append each answer as it comes.
+
+    Args:
+        engine: called only if anything is missing.
+        questions: what to ask.
+        file: open for writing.
+        condition, max_new_tokens: as for `ask`.
+        progress: told (answered, of) after each.
+
+    Returns: the answers to `questions.chosen`, by id.
+
+    Raises:
+        DataError: a picture is unreadable; what was answered before stays in the file.
+    """
+    missing = [question for question in questions.chosen if question.id not in file.answers]
+    done = len(questions.chosen) - len(missing)
+    if progress is not None:
+        progress(done, len(questions.chosen))
     if missing:
-        yield from keep(path, identity, answers())
+        answers = ask(
+            engine(),
+            missing,
+            questions.image_root,
+            condition,
+            max_new_tokens=max_new_tokens,
+            among=questions.all,
+        )
+        for question, answer in answers:
+            file.append(question.id, answer)
+            done += 1
+            if progress is not None:
+                progress(done, len(questions.chosen))
+    return {question.id: file.answers[question.id] for question in questions.chosen}
+
+
+def run_vqa(
+    target: Target,
+    engine: Callable[[], Engine],
+    questions: QuestionSet,
+    out: Path,
+    condition: Condition = "right",
+    *,
+    max_new_tokens: int = SHORT_ANSWER,
+    progress: Progress | None = None,
+) -> tuple[VqaScores, AnswersReport]:
+    """Answer and score a question set under one condition.
+
+    It leaves `answers.jsonl`, `scores.jsonl` and `report.html` in `out`; their names say the condition unless it is
+    `right`.
+
+    Raises:
+        DataError: as `ask_missing`, or `out` holds answers of something else.
+    """
+    suffix = "" if condition == "right" else f"-{condition}"
+    heading = target.heading(
+        "vqa", questions.digest, {"condition": condition, "max_new_tokens": max_new_tokens, "sampling": "greedy"}
+    )
+    with AnswerFile(out / f"answers{suffix}.jsonl", heading) as file:
+        answers = ask_missing(engine, questions, file, condition, max_new_tokens=max_new_tokens, progress=progress)
+    scores = question_scores(answers, questions.chosen)
+    metric = "vqa accuracy" if has_annotators(questions.all) else "exact match"
+    rows = tuple(QuestionScore(q.id, scores[q.id], q.image or "", q.kind) for q in questions.chosen)
+    write_scores(out / f"scores{suffix}.jsonl", ScoreSheet(heading, metric, rows))
+    title = f"{target.name}: {out.name}" + (f", {condition} picture" if suffix else "")
+    report = write_answers(
+        out / f"report{suffix}.html",
+        [answered(q, (answers[q.id],), right=scores[q.id] >= 0.5) for q in questions.chosen],
+        image_root=questions.image_root,
+        title=title,
+        models=[target.name],
+    )
+    return score_answers(answers, questions.chosen), report
+
+
+def answered(question: Question, answers: tuple[str, ...], *, right: bool | None = None) -> AnsweredQuestion:
+    """A question as the report shows it."""
+    return AnsweredQuestion(question.image, question.question, answers, question.answers, question.kind, right)
+
+
+def scores_result(scores: Mapping[Condition, VqaScores]) -> dict[str, object]:
+    """For JSON: the scores under each condition."""
+    return {condition: score.to_dict() for condition, score in scores.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qllava.errors import DataError
+from qllava.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,48 @@ def read_questions(path: Path) -> list[Question]:
     if not questions:
         raise DataError(f"{path} holds no question; one JSON object a line with id, image, question, answers")
     return questions
+
+
+def question_set_digest(questions: Sequence[Question]) -> str:
+    """What tells one question set from another: a hash of every field of every question, in order."""
+    lines = (json.dumps(asdict(question), sort_keys=True) for question in questions)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def spread(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    """At most `limit` questions at even distances, so that every kind and many pictures are among them; all for None.
+
+    Raises:
+        UsageError: a limit below 1.
+    """
+    if limit is None or limit >= len(questions):
+        return list(questions)
+    if limit < 1:
+        raise UsageError(f"--limit {limit} asks nothing; give 1 or more")
+    return [questions[number * len(questions) // limit] for number in range(limit)]
+
+
+def image_root(file: Path, images: Path | None = None) -> Path:
+    """The folder of a question set's pictures: `images`, or what the `card.json` beside it names, or its own folder.
+
+    Raises:
+        UsageError: `images` is no folder.
+        DataError: the card cannot be read, or its folder is gone.
+    """
+    if images is not None:
+        if not images.is_dir():
+            raise UsageError(f"--images {images} is not a folder; give the one that the question set's images lie in")
+        return images
+    card = file.parent / "card.json"
+    if not card.is_file():
+        return file.parent
+    try:
+        root = file.parent / str(json.loads(card.read_text(encoding="utf-8"))["image_root"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{card} names no image_root; give the folder of the pictures with --images") from None
+    if not root.is_dir():
+        raise DataError(f"the image folder {root} (named by {card}) does not exist; give it with --images")
+    return root
 
 
 def _parse(line: str, where: str) -> Question:

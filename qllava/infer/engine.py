@@ -143,10 +143,31 @@ class Engine:
         Raises:
             DataError: as `stream`, for any of the prompts.
         """
+        answers = [""] * len(prompts)
+        for index, answer in self.answer_each(
+            prompts, max_new_tokens=max_new_tokens, max_rows=max_rows, cache_bytes=cache_bytes
+        ):
+            answers[index] = answer
+        return answers
+
+    def answer_each(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 512,
+        max_rows: int = MAX_ROWS,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> Iterator[tuple[int, str]]:
+        """The same as they come: (index of the prompt, its answer), the short ones of a batch first.
+
+        Whoever keeps each one loses none when the rest is broken off.
+
+        Raises:
+            DataError: as `answer_batch`, before the first answer.
+        """
         settings = Sampling(max_new_tokens=max_new_tokens)
         encoded = [self._encode(prompt) for prompt in prompts]
         pictures = [tuple(images) for _, images in prompts]
-        answers = [""] * len(prompts)
         features: dict[int, torch.Tensor] = {}
         lengths = [len(ids) + self._room(ids, max_new_tokens) for ids in encoded]
         max_tokens = cache_bytes // cache_bytes_per_token(_text_config(self._model))
@@ -155,11 +176,11 @@ class Engine:
             here = {id(picture) for index in batch for picture in pictures[index]}
             features = {key: value for key, value in features.items() if key in here}
             rows = self._start(batch, [encoded[i] for i in batch], [pictures[i] for i in batch], features)
-            self._finish(rows, encoded, settings, answers)
-        return answers
+            yield from self._finish(rows, encoded, settings)
 
-    def _finish(self, rows: _Rows, encoded: Sequence[list[int]], settings: Sampling, answers: list[str]) -> None:
-        """Generate until every row has ended; texts go into `answers` at the places of their prompts."""
+    def _finish(self, rows: _Rows, encoded: Sequence[list[int]], settings: Sampling) -> Iterator[tuple[int, str]]:
+        """Generate until every row has ended; (prompt, text) of each that does."""
+        said = dict.fromkeys(rows.prompt, "")
         texts = {index: AnswerText(self._encoder.tokenizer, self._stop_texts) for index in rows.prompt}
         room = {index: self._room(encoded[index], settings.max_new_tokens) for index in rows.prompt}
         generator = settings.generator(self._device)
@@ -170,9 +191,9 @@ class Engine:
                 if text is None:
                     continue
                 if chosen not in self._stop_ids:
-                    answers[index] += text.push(chosen)
+                    said[index] += text.push(chosen)
                 if chosen in self._stop_ids or text.stopped or count == room[index]:
-                    answers[index] += text.finish()
+                    yield index, said[index] + text.finish()
                     del texts[index]
             if not texts:
                 return

@@ -14,29 +14,10 @@ from types import TracebackType
 from typing import IO, Any
 
 from qllava.errors import DataError, UsageError
+from qllava.report.page import PageBox, PageEntry
 
 _SAMPLES, _PAIRS, _REJECTED, _RESPONSES = "instruct.json", "align.json", "rejected.jsonl", "responses.jsonl"
 _PLACEHOLDER = "<image>"
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Questions and answers of one kind; `reason` and `detail` say why a rejected one was left out."""
-
-    kind: str
-    type: str
-    turns: tuple[tuple[str, str], ...]
-    reason: str | None = None
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledBox:
-    """A category in a box (x1, y1, x2, y2), 0-1 per axis."""
-
-    category: str
-    box: tuple[float, float, float, float]
-    crowd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +26,8 @@ class PictureRecord:
 
     image: str
     captions: tuple[str, ...]
-    boxes: tuple[LabelledBox, ...]
-    samples: tuple[Sample, ...]
+    boxes: tuple[PageBox, ...]
+    samples: tuple[PageEntry, ...]
 
 
 class DataFolder:
@@ -103,8 +84,8 @@ class DataFolder:
     def picture(self, image: str) -> PictureRecord:
         """All that the files hold about one of `images`."""
         captions: tuple[str, ...] = ()
-        boxes: tuple[LabelledBox, ...] = ()
-        samples: list[Sample] = []
+        boxes: tuple[PageBox, ...] = ()
+        samples: list[PageEntry] = []
         for number, place in self._places[image]:
             table = self._tables[number]
             row = table.row(place)
@@ -203,7 +184,7 @@ def _card(folder: Path) -> Mapping[str, Any]:
     return card
 
 
-def _kept(row: Mapping[str, Any]) -> Sample:
+def _kept(row: Mapping[str, Any]) -> PageEntry:
     """A row of LLaVA's format; turns that do not alternate are shown as they come."""
     texts = [
         (str(part.get("from", "")), _plain(part.get("value")))
@@ -216,10 +197,10 @@ def _kept(row: Mapping[str, Any]) -> Sample:
             turns[-1] = (turns[-1][0], text)
         else:
             turns.append(("", text) if who == "gpt" else (text, ""))
-    return Sample(str(row.get("kind") or "conversation"), str(row.get("type") or ""), tuple(turns))
+    return PageEntry(str(row.get("kind") or "conversation"), str(row.get("type") or ""), tuple(turns))
 
 
-def _rejected(row: Mapping[str, Any]) -> Sample:
+def _rejected(row: Mapping[str, Any]) -> PageEntry:
     turns: list[tuple[str, str]] = []
     for turn in row.get("turns") or ():
         if isinstance(turn, dict):
@@ -228,7 +209,7 @@ def _rejected(row: Mapping[str, Any]) -> Sample:
         turns.append((_plain(row.get("question")), _plain(row.get("answer"))))
     elif not turns and (text := row.get("text") or row.get("caption")):
         turns.append(("", _plain(text)))
-    return Sample(
+    return PageEntry(
         kind=str(row.get("kind") or ("caption" if "caption" in row else "picture")),
         type=str(row.get("type") or ""),
         turns=tuple(turns),
@@ -242,14 +223,14 @@ def _captions(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(caption) for caption in found) if isinstance(found, list) else ()
 
 
-def _boxes(row: Mapping[str, Any]) -> tuple[LabelledBox, ...]:
+def _boxes(row: Mapping[str, Any]) -> tuple[PageBox, ...]:
     """`{"category": ..., "box": [x1, y1, x2, y2]}`, 0-1; what is not of this form is not drawn."""
-    boxes: list[LabelledBox] = []
+    boxes: list[PageBox] = []
     for entry in row.get("boxes") or ():
         box = entry.get("box") if isinstance(entry, dict) else None
         if isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box):
             x1, y1, x2, y2 = (min(1.0, max(0.0, float(side))) for side in box)
-            boxes.append(LabelledBox(str(entry.get("category", "")), (x1, y1, x2, y2), bool(entry.get("crowd"))))
+            boxes.append(PageBox(str(entry.get("category", "")), (x1, y1, x2, y2), bool(entry.get("crowd"))))
     return tuple(boxes)
 
 

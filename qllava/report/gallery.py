@@ -1,41 +1,23 @@
 """A data folder as a page to look at: each picture with what the teacher saw, beside its questions and answers.
 
-Pages opened from a disk may not fetch files, but may load scripts; so a large gallery is `gallery.html` and a folder
-of scripts with `FILE_PICTURES` pictures each, of which the browser holds only those on view. Up to `INLINE_PICTURES`
-everything is in the one HTML file. Thumbnails are JPEG data inside; nothing comes from a network.
+A large gallery is `gallery.html` and a folder of scripts beside it; up to `INLINE_PICTURES` everything is in the one
+HTML file (`report/page.py`).
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import os
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
-
-from PIL import Image, ImageOps
 
 from qllava.errors import UsageError
 from qllava.files import atomic_directory
-from qllava.report.data_folder import DataFolder, PictureRecord, Sample
+from qllava.report.data_folder import DataFolder
+from qllava.report.page import PAGE_PICTURES, PageWriter, Words, page_html, spread, write_page
 
 DEFAULT_LIMIT = 2_000
 """Pictures; 100,000 would be 1.5 GB of thumbnails and ten minutes."""
 INLINE_PICTURES = 100
-FILE_PICTURES = 50
-PAGE_PICTURES = 20
-"""Pictures on view at once."""
-_TEXTS_PICTURES = 2_000
-_THUMBNAIL = 320
-_QUALITY = 78
-_PARTS = ("index.html", "style.css", "script.js")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +62,17 @@ def write_gallery(folder: Path, out: Path | None = None, *, limit: int = DEFAULT
     _refuse_foreign(pages)
     out.parent.mkdir(parents=True, exist_ok=True)
     with DataFolder(folder) as data, ExitStack() as stack:
-        chosen = _spread(data.images, limit)
+        chosen = spread(data.images, limit)
         inline = len(chosen) <= INLINE_PICTURES
         place = None if inline else stack.enter_context(atomic_directory(pages))
-        writer = _Writer(data, place)
-        for number, image in enumerate(chosen):
-            writer.add(number, data.picture(image))
-        scripts = writer.finish(title=folder.resolve().name, teacher=data.teacher, of_pictures=len(data.images))
-    _write(out, _html(scripts, "" if inline else f"{pages.name}/"))
+        writer = PageWriter(place)
+        for image in chosen:
+            record = data.picture(image)
+            path = data.image_root / record.image
+            writer.add(record.image, path, record.samples, captions=record.captions, boxes=record.boxes)
+        words = Words("gallery", "samples", "kept", "rejected", f"teacher {data.teacher}")
+        scripts = writer.finish(title=folder.resolve().name, words=words, of_pictures=len(data.images))
+    write_page(out, page_html(scripts, "" if inline else f"{pages.name}/"))
     if inline and pages.is_dir():
         _remove(pages)
     size = out.stat().st_size + (0 if inline else sum(path.stat().st_size for path in pages.iterdir()))
@@ -95,172 +80,13 @@ def write_gallery(folder: Path, out: Path | None = None, *, limit: int = DEFAULT
         out=out,
         pictures=len(chosen),
         of_pictures=len(data.images),
-        kept=writer.kept,
-        rejected=writer.rejected,
+        kept=writer.good,
+        rejected=writer.bad,
         pages=max(1, -(-len(chosen) // PAGE_PICTURES)),
         size=size,
         unreadable=writer.unreadable,
         elsewhere=data.elsewhere,
     )
-
-
-class _Writer:
-    """Collects pictures into scripts and hands each one on as soon as it is full."""
-
-    def __init__(self, data: DataFolder, place: Path | None) -> None:
-        self._data = data
-        self._place = place
-        self._scripts: list[str] = []
-        self._pictures: list[dict[str, Any]] = []
-        self._texts: list[list[str]] = []
-        self._codes: list[list[int]] = []
-        self._kinds: dict[str, int] = {}
-        self._types: dict[str, int] = {}
-        self._reasons: dict[str, int] = {}
-        self.kept = self.rejected = self.unreadable = 0
-
-    def add(self, number: int, record: PictureRecord) -> None:
-        """Add one picture; `number` counts from 0."""
-        thumbnail = _thumbnail(self._data.image_root / record.image) if record.image else None
-        if thumbnail is None and record.image:
-            self.unreadable += 1
-        self._pictures.append(_picture(record, thumbnail))
-        self._texts.append([" ".join(record.captions).lower(), *(_search_text(s) for s in record.samples)])
-        self._codes.append([self._code(sample) for sample in record.samples])
-        rejected = sum(sample.reason is not None for sample in record.samples)
-        self.rejected += rejected
-        self.kept += len(record.samples) - rejected
-        if len(self._pictures) == FILE_PICTURES:
-            self._flush_pictures(number)
-        if len(self._texts) == _TEXTS_PICTURES:
-            self._flush_texts(number)
-
-    def finish(self, *, title: str, teacher: str, of_pictures: int) -> list[str]:
-        """Write the rest and the index; returns the scripts of the page, none but the index if there is a folder."""
-        last = len(self._codes) - 1
-        if self._pictures:
-            self._flush_pictures(last)
-        if self._texts:
-            self._flush_texts(last)
-        index = {
-            "title": title,
-            "teacher": teacher,
-            "of": of_pictures,
-            "kinds": list(self._kinds),
-            "types": list(self._types),
-            "reasons": list(self._reasons),
-            "codes": self._codes,
-            "filePictures": FILE_PICTURES,
-            "textPictures": _TEXTS_PICTURES,
-            "pagePictures": PAGE_PICTURES,
-        }
-        self._emit("index", 0, index)
-        return self._scripts
-
-    def _code(self, sample: Sample) -> int:
-        """Kind, type and reason as one number, so that filters need no text: the index of 100,000 samples is 1 MB."""
-        kind = self._kinds.setdefault(sample.kind, len(self._kinds))
-        topic = self._types.setdefault(sample.type, len(self._types))
-        reason = 0 if sample.reason is None else self._reasons.setdefault(sample.reason, len(self._reasons)) + 1
-        return (reason * 1000 + topic) * 100 + kind
-
-    def _flush_pictures(self, last: int) -> None:
-        self._emit("pictures", last // FILE_PICTURES, self._pictures)
-        self._pictures = []
-
-    def _flush_texts(self, last: int) -> None:
-        self._emit("texts", last // _TEXTS_PICTURES, self._texts)
-        self._texts = []
-
-    def _emit(self, name: str, number: int, value: object) -> None:
-        # ASCII, and no "<": nothing in a caption can end a script or start a tag.
-        text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
-        script = f'gallery("{name}",{number},{text});\n'
-        if self._place is None:
-            self._scripts.append(script)
-        else:
-            (self._place / f"{name}-{number:05d}.js").write_text(script, encoding="ascii")
-
-
-def _picture(record: PictureRecord, thumbnail: tuple[int, int, str] | None) -> dict[str, Any]:
-    width, height, data = thumbnail or (4, 3, "")
-    return {
-        "image": record.image,
-        "width": width,
-        "height": height,
-        "data": data,
-        "captions": record.captions,
-        "boxes": [[box.category, *(round(side, 4) for side in box.box), int(box.crowd)] for box in record.boxes],
-        "samples": [
-            {"turns": sample.turns} | ({"detail": sample.detail} if sample.reason is not None else {})
-            for sample in record.samples
-        ],
-    }
-
-
-def _search_text(sample: Sample) -> str:
-    return " ".join([*(part for turn in sample.turns for part in turn), sample.reason or "", sample.detail]).lower()
-
-
-def _thumbnail(path: Path) -> tuple[int, int, str] | None:
-    """(width, height, JPEG as base64) of at most 320 pixels a side, turned as its EXIF says; None if unreadable."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged EXIF and huge pictures: the thumbnail is made or is not
-            with Image.open(path) as opened:
-                opened.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    scale = _THUMBNAIL / max(picture.size)
-    if scale < 1:
-        small = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(small, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    return picture.width, picture.height, base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _spread(images: Sequence[str], limit: int) -> list[str]:
-    """At most `limit` of them at even distances, the first one among them."""
-    if len(images) <= limit:
-        return list(images)
-    return [images[number * len(images) // limit] for number in range(limit)]
-
-
-def _html(scripts: Iterable[str], pages: str) -> str:
-    source = resources.files("qllava.report") / "gallery_page"
-    page, style, script = ((source / name).read_text(encoding="utf-8") for name in _PARTS)
-    data = "".join(f"<script>{text}</script>\n" for text in scripts)
-    if pages:
-        data = f'<script src="{_url(pages)}index-00000.js"></script>\n'
-    settings = f"const PAGES = {json.dumps(_url(pages))};\n"
-    filled = {"STYLE": style, "SCRIPT": settings + script, "DATA": data}
-    return "".join(_filled(page, filled))
-
-
-def _filled(page: str, parts: dict[str, str]) -> Iterator[str]:
-    """The page with its `{{NAME}}` marks replaced, once each; data is never searched for marks."""
-    rest = page
-    while rest:
-        text, _, rest = rest.partition("{{")
-        yield text
-        if rest:
-            name, _, rest = rest.partition("}}")
-            yield parts[name]
-
-
-def _url(path: str) -> str:
-    return quote(path)
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _refuse_foreign(pages: Path) -> None:

@@ -15,7 +15,7 @@ from qllava.checkpoint.manifest import Manifest, Run
 from qllava.checkpoint.weights import ADAPTER_CONFIG, ADAPTER_FILE, PROJECTOR_FILE, llava_of, save_trained
 from qllava.data.chat_template import load_chat_template
 from qllava.data.encode import ChatEncoder
-from qllava.evaluate.sees import PictureGain
+from qllava.evaluate.sees import Sight
 from qllava.files import sha256
 from qllava.model.build import vision_config
 from qllava.model.processor import build_processor
@@ -70,7 +70,7 @@ def finish_run(
     folder: Path,
     manifest: Manifest,
     parts: Parts,
-    gain: PictureGain | None,
+    sight: Sight | None,
     rejected: dict[str, str],
 ) -> None:
     """Write weights, processor, curve and what was left out; the manifest comes last: `finished` means complete."""
@@ -94,7 +94,7 @@ def finish_run(
         steps=manifest.total_steps,
         files={name: sha256(folder / name) for name in weights},
         packing=packing_summary(folder / METRICS_FILE),
-        picture={"right": gain.right, "shuffled": gain.shuffled} if gain else {},
+        picture={name: seen.loss.value for name, seen in sight.conditions.items()} if sight else {},
     ).write(folder)
 
 

@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
-from qllava.evaluate.sees import PictureGain, picture_gain
+from pathlib import Path
+
+from qllava.data.chat_template import PLAIN
+from qllava.data.steps import Conversations
+from qllava.errors import DataError
+from qllava.evaluate.held_out import HELD_OUT, HeldOut, read_held_out
+from qllava.evaluate.sees import Sight, sees
+from qllava.train.callbacks import TrainView
 from qllava.train.parts import Parts
 from qllava.train.request import TrainRequest
 from qllava.train.samples import Samples
+from qllava.types import Conversation
 
-# Enough pictures for a stable mean, few enough to cost seconds.
+# Enough samples for a stable mean, few enough to cost seconds.
 LOOK_SAMPLES = 32
 
 
-def look(
-    request: TrainRequest,
-    samples: Samples,
-    parts: Parts,
-) -> PictureGain | None:
-    """Score a few samples, spread over the data, with the right and with another picture."""
-    conversations = samples.conversations
-    stride = max(1, len(conversations) // LOOK_SAMPLES)
-    chosen = [conversations[i] for i in range(0, len(conversations), stride)][:LOOK_SAMPLES]
-    return picture_gain(
+def look(request: TrainRequest, samples: Samples, parts: Parts, view: TrainView) -> Sight | None:
+    """Score a few samples with the right picture, another one, and none; None where fewer than two pictures are there.
+
+    They are questions held out beside the data; without any, or where the template drops questions, a few of the
+    samples trained on, spread over the data.
+    """
+    held = _held_out(request, parts, view) or HeldOut(
+        _some(samples.conversations), request.data.image_root, "samples trained on"
+    )
+    return sees(
         parts.model,
-        chosen,
+        held.conversations,
         encoder=parts.encoder,
         image_processor=parts.image_processor,
-        image_root=request.data.image_root,
+        image_root=held.image_root,
         max_length=request.recipe.data.max_length,
         device=parts.device,
     )
+
+
+def _held_out(request: TrainRequest, parts: Parts, view: TrainView) -> HeldOut | None:
+    path = Path(request.data.path).with_name(HELD_OUT)
+    if not path.is_file() or parts.encoder.template.name == PLAIN:
+        return None
+    try:
+        return read_held_out(path, None, limit=LOOK_SAMPLES)
+    except DataError as error:
+        # Hours of training do not end in an error over a file that training did not need.
+        view.note("held-out questions", "not used", str(error))
+        return None
+
+
+def _some(conversations: Conversations) -> list[Conversation]:
+    stride = max(1, len(conversations) // LOOK_SAMPLES)
+    return [conversations[i] for i in range(0, len(conversations), stride)][:LOOK_SAMPLES]

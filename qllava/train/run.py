@@ -8,7 +8,7 @@ from qllava.checkpoint.load import build_encoder, verify_files
 from qllava.checkpoint.manifest import Run, read_run
 from qllava.data.chat_template import stage_template
 from qllava.data.images import build_image_processor
-from qllava.evaluate.sees import PictureGain
+from qllava.evaluate.sees import Sight
 from qllava.model.embedded import resolve_model
 from qllava.plan.plan import make_plan
 from qllava.train.callbacks import TrainView
@@ -26,7 +26,7 @@ class Outcome:
     """A finished run; `rejected` maps the ids of samples that were left out to the reason."""
 
     run: Run
-    gain: PictureGain | None
+    sight: Sight | None
     rejected: dict[str, str]
 
 
@@ -54,7 +54,7 @@ def train(request: TrainRequest, view: TrainView) -> Outcome:
         start_projector(request, folder, samples, parts, view)
         trainer = run_steps(request, folder, manifest, plan, samples, parts, view)
         view.status("checking whether the picture matters")
-        gain = look(request, samples, parts)
+        sight = look(request, samples, parts, view)
         rejected = dict(samples.audit.rejected) | trainer.rejected
-        finish_run(request, folder, manifest, parts, gain, rejected)
-    return Outcome(read_run(folder), gain, rejected)
+        finish_run(request, folder, manifest, parts, sight, rejected)
+    return Outcome(read_run(folder), sight, rejected)

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 from qllava_cli import demo as command
 from qllava_cli.main import main
-from rich.console import Console
 
 from qllava.demo.steps import Step, demo_steps
 from qllava.demo.workspace import HELDOUT_PICTURES, TRAIN_PICTURES, write_workspace
-from qllava.evaluate.exact_match import Score, Scores
 from tests.infer.tiny_run import tiny_recipe, write_run
 
 
@@ -82,20 +80,6 @@ def test_the_last_line_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert command.paste_line(tmp_path / "my demo") == f"cd '{tmp_path / 'my demo'}' && ../bin/qllava chat image.jpg"
 
 
-def test_the_table_has_a_row_a_kind_and_one_for_all() -> None:
-    def scores(right: int) -> Scores:
-        return Scores(Score(right, 10), {"color": Score(right, 10)})
-
-    console = Console(width=120)
-    with console.capture() as shown:
-        console.print(command.score_table({"right": scores(9), "shuffled": scores(3), "none": scores(0)}))
-    text = shown.get()
-    assert "color" in text
-    assert "0.90 (0.60-0.98)" in text
-    assert text.count("0.30 (0.11-0.60)") == 2
-    assert "0.00 (0.00-0.28)" in text
-
-
 def test_the_demo_pipes_its_questions_into_the_chat() -> None:
     assert [s.stdin is not None for s in demo_steps()] == [False, False, False, True]
 
@@ -129,7 +113,9 @@ def test_a_finished_demo_is_measured_again_and_fails_below_the_gate(
     assert ["skipped" in line for line in shown] == [True, True, True, False]
     assert "contact sheet demo/contact_sheet.png" in err
     assert "error: exact match with the right picture is 0.00, below 0.76" in err
-    assert "Exact match on held-out pictures" in out
+    assert "Exact match (95 % interval)" in out
+    assert "nats a token" in out
+    assert "verdict the model" in err
     assert out.splitlines()[-1].startswith("cd demo && ")
     assert out.splitlines()[-1].endswith("qllava chat image.jpg")
     assert (folder / "contact_sheet.png").is_file()

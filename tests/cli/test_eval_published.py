@@ -69,7 +69,7 @@ def test_scienceqa_answers_scores_and_goes_on(here: Path, trained: Path, capfd: 
     run(scienceqa, *arguments, "--json")
     out, err = capfd.readouterr()
     told = json.loads(out)
-    assert "questions 3 (2 are answered already; --limit)" in err
+    assert "2 of 3 answers are in out/answers.jsonl already" in err
     assert told == json.loads((here / "out" / "result.json").read_text())
     assert told["scores"][told["model"]]["columns"]["Avg"]["asked"] == 3
     assert told["format"] == "qcm-lepa"
@@ -161,7 +161,7 @@ def test_money_needs_leave(here: Path, server: TeacherServer) -> None:
         (scienceqa, ["sqa", "--ensemble", "judge"], "--ensemble judge needs a language model; name it with --helper"),
         (scienceqa, ["sqa", "--helper", "x"], "--helper x does nothing alone; add --ensemble"),
         (scienceqa, ["sqa", "--format", "x"], "--format x is not known"),
-        (scienceqa, ["sqa", "--run", "r", "--answers", "a"], "--answers scores a file and --run answers anew"),
+        (scienceqa, ["sqa", "--run", "r", "--answers", "a"], "--answers scores a file; --run and --model answer anew"),
         (llava_bench, ["b", "--judge", "j"], "no server for --judge j: set OPENAI_API_KEY"),
     ],
 )

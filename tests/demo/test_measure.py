@@ -4,16 +4,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qllava.demo.measure import gate, image_root, measure, sheet_choice
+from qllava.demo.measure import gate, measure, sheet_choice
 from qllava.demo.workspace import write_workspace
-from qllava.errors import DataError
 from qllava.evaluate.exact_match import Score, Scores
 from qllava.evaluate.questions import Question
+from qllava.evaluate.vqa import VqaScores
 from tests.infer.tiny_run import load_tiny
 
 
-def scores(right: float, shuffled: float) -> dict[str, Scores]:
-    return {name: Scores(Score(round(100 * v), 100), {}) for name, v in (("right", right), ("shuffled", shuffled))}
+def scores(right: float, shuffled: float) -> dict[str, VqaScores]:
+    shares = {"right": right, "shuffled": shuffled}
+    return {name: VqaScores(Scores(Score(round(100 * v), 100), {}), None, {}) for name, v in shares.items()}
 
 
 @pytest.mark.parametrize(
@@ -49,14 +50,18 @@ def test_measures_a_run_and_writes_scores_and_sheet(tmp_path: Path) -> None:
     ]
     (folder / "data" / "heldout.jsonl").write_text("\n".join(map(json.dumps, rows)))
     calls: list[tuple[str, int, int]] = []
-    found = measure(folder, load_tiny(tmp_path), progress=lambda *call: calls.append(call))
+    measured = measure(folder, load_tiny(tmp_path), progress=lambda *call: calls.append(call))
+    found = {name: score.exact for name, score in measured.scores.items()}
     assert list(found) == ["right", "shuffled", "none"]
     assert calls[-1] == ("none", 6, 6)
     assert all(result.overall.asked == 6 and set(result.by_kind) == {"color", "count"} for result in found.values())
+    assert measured.sight is not None
+    assert (measured.sight.samples, measured.sight.pictures) == (6, 3)
     written = json.loads((folder / "scores.json").read_text())
     assert written["run"] == "finetune-001"
     assert written["conditions"]["right"]["asked"] == 6
-    assert written["failures"] == gate(found)
+    assert written["failures"] == gate(measured.scores)
+    assert written["sees"]["looks"] is measured.sight.looks
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.format == "PNG"
 
@@ -67,16 +72,3 @@ def test_the_sheet_takes_every_kind_in_turn_and_fresh_pictures() -> None:
     assert [question.kind for question in chosen] == ["a", "b", "c", "a"]
     assert len({question.image for question in chosen}) == 4
     assert len(sheet_choice(questions[:2], 12)) == 2
-
-
-def test_the_card_names_the_image_root(tmp_path: Path) -> None:
-    card = tmp_path / "data" / "card.json"
-    with pytest.raises(DataError, match=r"card.json does not exist; write it with `qllava gen-data --images coco/`"):
-        image_root(card)
-    card.parent.mkdir()
-    for content in ("{", "[]", "{}"):
-        card.write_text(content)
-        with pytest.raises(DataError, match="names no image_root"):
-            image_root(card)
-    card.write_text('{"image_root": "../coco"}')
-    assert image_root(card).resolve() == tmp_path / "coco"

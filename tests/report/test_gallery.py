@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from qllava.errors import DataError, UsageError
-from qllava.report.gallery import FILE_PICTURES, INLINE_PICTURES, write_gallery
+from qllava.report.gallery import INLINE_PICTURES, write_gallery
+from qllava.report.page import FILE_PICTURES
 
 ATTACK = "<script>document.title = 'hacked'</script> & <b>bold</b> {{DATA}}"
 

@@ -66,7 +66,7 @@ function passes(code) {
   const { kind, type, reason } = decoded(code);
   return (!state.kind || kind === state.kind) && (!state.type || type === state.type)
     && (!state.reason || reason === state.reason)
-    && (!state.status || (state.status === "rejected") === (reason !== null));
+    && (!state.status || (state.status === index.words.bad) === (reason !== null));
 }
 
 async function filter() {
@@ -131,8 +131,9 @@ function summary() {
   }, 0);
   const number = (value) => value.toLocaleString("en");
   const share = index.codes.length < index.of ? ` of ${number(index.of)}` : "";
-  $("summary").textContent = `${number(hits.length)}${share} pictures, ${number(samples - rejected)} samples kept, `
-    + `${number(rejected)} rejected, teacher ${index.teacher}`;
+  const { entries, good, bad, who } = index.words;
+  const judged = bad ? `${number(samples - rejected)} ${entries} ${good}, ${number(rejected)} ${bad}` : `${number(samples)} ${entries}`;
+  $("summary").textContent = `${number(hits.length)}${share} pictures, ${judged}${who ? `, ${who}` : ""}`;
 }
 
 function card(record, number, shown) {
@@ -208,8 +209,19 @@ function sample(record, { kind, type, reason }) {
     if (answer) turn.append(element("p", "answer", answer));
     body.append(turn);
   }
+  if (record.columns) body.append(columns(record.columns));
   row.append(tag, body);
   return row;
+}
+
+function columns(answers) {
+  const grid = element("div", "columns");
+  answers.forEach((answer, at) => {
+    const cell = element("div", "column");
+    cell.append(element("p", "name", index.columns[at]), element("p", "answer", answer || "(no answer)"));
+    grid.append(cell);
+  });
+  return grid;
 }
 
 function choices(id, all, names) {
@@ -260,9 +272,11 @@ function turn(step) {
 
 function start() {
   if (!index) { $("list").append(element("p", "empty", "The data is missing: keep the page and its folder together.")); return; }
-  document.title = `${index.title} · gallery`;
+  const { page, good, bad } = index.words;
+  document.title = `${index.title} · ${page}`;
   $("title").textContent = index.title;
-  choices("status", "kept and rejected", index.reasons.length ? ["kept", "rejected"] : []);
+  choices("status", `${good} and ${bad}`, bad && index.reasons.length ? [good, bad] : []);
+  $("boxes").parentElement.hidden = page !== "gallery"; // answers come without boxes
   choices("kind", "every kind", [...index.kinds].sort());
   choices("type", "every type", [...index.types].sort());
   choices("reason", "every reason", [...index.reasons].sort());
