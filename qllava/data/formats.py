@@ -6,10 +6,10 @@ A JSON file stays on disk: the table keeps the byte span of every row and decode
 
 from __future__ import annotations
 
-import codecs
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qllava.data.rows import ImagePosition, parse_row
+from qllava.data.json_spans import line_spans, list_spans
+from qllava.data.rows import ImagePosition, ParsedRow, RowRejected, parse_row
 from qllava.errors import DataError
 from qllava.types import Conversation
 
 _JSON_SUFFIXES = (".json", ".jsonl")
-_SPACE = " \t\r\n"
-_BOM = codecs.BOM_UTF8.decode("latin-1")
-_CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,20 @@ class ConversationTable(ABC):
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        return parse_row(self._row(number), f"{self.source}, row {number}", number, self.image_position)
+        return self.parsed(number).conversation
+
+    def parsed(self, index: int) -> ParsedRow:
+        """The conversation of one row, and what was left out of it; `index` is not negative.
+
+        Raises:
+            RowRejected: the row does not fit the schema; `reason` says which rule.
+            DataError: the file changed since it was opened.
+        """
+        return parse_row(self._row(index), f"{self.source}, row {index}", index, self.image_position)
+
+    @abstractmethod
+    def write_rows(self, rows: Sequence[int], out: Path) -> None:
+        """Some of the rows, byte for byte where the format has bytes of its own, as a file of the same format."""
 
     def __iter__(self) -> Iterator[Conversation]:
         return (self[index] for index in range(len(self)))
@@ -80,7 +91,25 @@ class _JsonTable(ConversationTable):
             if _stamp(self.path) != self.stamp:
                 raise DataError(f"{self.source} changed while it was in use; start again")
             file.seek(int(self.starts[index]))
-            return json.loads(file.read(int(self.stops[index] - self.starts[index])))
+            content = file.read(int(self.stops[index] - self.starts[index]))
+        try:
+            return json.loads(content.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise RowRejected(f"{self.source}, row {index} is not UTF-8 ({error}); write it again", "not_text") from None
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise RowRejected(f"{self.source}, row {index} is not JSON ({reason}); write it again", "not_json") from None
+
+    def write_rows(self, rows: Sequence[int], out: Path) -> None:
+        """The bytes of the rows, one a line; between brackets and commas for a list."""
+        before, between, after = (b"", b"\n", b"\n") if self.path.suffix == ".jsonl" else (b"[\n", b",\n", b"\n]\n")
+        with self.path.open("rb") as source, out.open("wb") as target:
+            target.write(before)
+            for number, row in enumerate(rows):
+                target.write(between if number else b"")
+                source.seek(int(self.starts[row]))
+                target.write(source.read(int(self.stops[row] - self.starts[row])))
+            target.write(after)
 
 
 @dataclass(frozen=True)
@@ -95,9 +124,17 @@ class _ArrowTable(ConversationTable):
     def _row(self, index: int) -> object:
         return self.rows[index]
 
+    def write_rows(self, rows: Sequence[int], out: Path) -> None:
+        """Parquet."""
+        self.rows.select(list(rows)).to_parquet(str(out))
+
 
 def load_conversations(
-    source: str | Path, *, image_root: Path | None = None, image_position: ImagePosition = "first"
+    source: str | Path,
+    *,
+    image_root: Path | None = None,
+    image_position: ImagePosition = "first",
+    strict: bool = True,
 ) -> ConversationTable:
     """Open a data set without holding it in memory.
 
@@ -106,15 +143,16 @@ def load_conversations(
             `owner/name:split`; the split is `train` unless given).
         image_root: folder that image names are relative to; carried along.
         image_position: `first` or `as_written`, see `qllava.data.rows.parse_row`.
+        strict: a row that does not fit the schema is an error here (JSON; of parquet the first row is looked at), not
+            when it is asked for.
 
     Raises:
-        DataError: missing, empty or unreadable, or (JSON; the whole file is checked) a row that does not fit the
-            schema: what, where, and the fix.
+        DataError: missing, empty or unreadable, or a row that does not fit the schema: what, where, and the fix.
     """
     path = Path(source)
     if path.is_file():
         if path.suffix in _JSON_SUFFIXES:
-            return _open_json(path, image_root, image_position)
+            return _open_json(path, image_root, image_position, strict=strict)
         if path.suffix == ".parquet":
             return _open_arrow(str(source), {"path": "parquet", "data_files": str(path)}, image_root, image_position)
         raise DataError(f"{source} is no data file that qllava reads; use .json, .jsonl or .parquet")
@@ -129,112 +167,33 @@ def load_conversations(
     return _open_arrow(str(source), {"path": name, "split": split or "train"}, image_root, image_position)
 
 
-def _open_json(path: Path, image_root: Path | None, image_position: ImagePosition) -> ConversationTable:
-    stamp = _stamp(path)
-    starts: list[int] = []
-    stops: list[int] = []
-    content = _read_bytes_as_text(path)
-    rows = _json_lines(content, path) if path.suffix == ".jsonl" else _json_list(content, path)
-    for start, stop, row in rows:
-        try:
-            parse_row(row, "", 0, image_position)
-        except DataError:  # again with the text itself, for the message
-            row_text = _as_utf8(content[start:stop])
-            parse_row(json.loads(row_text), f"{path}, row {len(starts)}", len(starts), image_position)
-        starts.append(start)
-        stops.append(stop)
-    if not starts:
+def _open_json(
+    path: Path, image_root: Path | None, image_position: ImagePosition, *, strict: bool
+) -> ConversationTable:
+    try:
+        stamp = _stamp(path)
+        spans = array("q")
+        found = line_spans(path) if path.suffix == ".jsonl" else (span for span, _ in list_spans(path))
+        for span in found:
+            spans.extend(span)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); check the file") from None
+    if not spans:
         raise DataError(f"{path} holds no samples; write some with `qllava gen-data --images FOLDER`")
-    return _JsonTable(
+    edges = np.frombuffer(spans, dtype=np.int64).reshape(-1, 2)
+    table = _JsonTable(
         source=str(path),
         image_root=image_root,
         image_position=image_position,
         path=path.resolve(),
-        starts=np.asarray(starts, dtype=np.int64),
-        stops=np.asarray(stops, dtype=np.int64),
+        starts=edges[:, 0].copy(),
+        stops=edges[:, 1].copy(),
         stamp=stamp,
     )
-
-
-def _read_bytes_as_text(path: Path) -> str:
-    """The file with one character for each byte (Latin-1), so that places in the text are places in the file.
-
-    JSON's own signs are ASCII, so its structure reads the same; and a gigabyte stays a gigabyte, where one emoji would
-    make it four.
-    """
-    try:
-        content = path.read_bytes()
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        for start in range(0, len(content), _CHUNK):
-            decoder.decode(content[start : start + _CHUNK], final=start + _CHUNK >= len(content))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text ({error}); save it as UTF-8 JSON") from None
-    return content.decode("latin-1")
-
-
-def _as_utf8(piece: str) -> str:
-    return piece.encode("latin-1").decode("utf-8")
-
-
-def _json_lines(content: str, path: Path) -> Iterator[tuple[int, int, object]]:
-    """(start, stop, row) of each line that is not blank."""
-    start = len(_BOM) if content.startswith(_BOM) else 0
-    number = 0
-    while start < len(content):
-        stop = content.find("\n", start)
-        stop = len(content) if stop < 0 else stop
-        number += 1
-        line = content[start:stop]
-        if line.strip():
-            try:
-                yield start, stop, json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number} is not JSON ({error}); each line is one object") from None
-        start = stop + 1
-
-
-def _json_list(content: str, path: Path) -> Iterator[tuple[int, int, object]]:
-    """(start, stop, row) of each element of a JSON list, one element in memory at a time."""
-    decoder = json.JSONDecoder()
-    at = _skip_space(content, len(_BOM) if content.startswith(_BOM) else 0)
-    if content[at : at + 1] != "[":
-        raise DataError(_not_a_list(content, path))
-    at = _skip_space(content, at + 1)
-    while content[at : at + 1] != "]":
-        try:
-            row, stop = decoder.raw_decode(content, at)
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON ({error}); was it cut short? write it again") from None
-        yield at, stop, row
-        at = _skip_space(content, stop)
-        if content[at : at + 1] == ",":
-            at = _skip_space(content, at + 1)
-        elif content[at : at + 1] != "]":
-            line = content.count("\n", 0, at) + 1
-            raise DataError(f"{path} is not JSON (no , or ] at line {line}); was it cut short? write it again")
-
-
-def _skip_space(content: str, at: int) -> int:
-    while at < len(content) and content[at] in _SPACE:
-        at += 1
-    return at
-
-
-def _not_a_list(content: str, path: Path) -> str:
-    """What the file holds instead of a list of samples, and what to do about it."""
-    wanted = "LLaVA JSON is a list of samples"
-    if not content.strip():
-        return f"{path} is empty; {wanted}"
-    try:
-        value = json.loads(_as_utf8(content))
-    except ValueError as error:
-        hint = "; for one object a line use the ending .jsonl" if content.lstrip().startswith("{") else ""
-        return f"{path} is not JSON ({error}); {wanted}{hint}"
-    if isinstance(value, dict):
-        if "annotations" in value and "images" in value:
-            return f"{path} holds COCO annotations, not conversations; make some with `qllava gen-data --images FOLDER`"
-        return f"{path} holds an object with the keys {', '.join(list(value)[:6]) or 'none'}; {wanted}"
-    return f"{path} holds a {type(value).__name__}; {wanted}"
+    if strict:
+        for row in range(len(table)):
+            table.parsed(row)
+    return table
 
 
 def _open_arrow(

@@ -7,7 +7,7 @@ of its step. Which samples belong to a step depends on data and seed only, never
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from transformers import BaseImageProcessor
 
 from qllava.data.encode import ChatEncoder, Encoded, SampleRejected
-from qllava.data.images import open_image, resolve_image, to_pixels
+from qllava.data.images import read_pixels
 from qllava.data.packing import pack_trees
 from qllava.data.trees import Tree, grow_trees
 from qllava.types import Conversation
@@ -106,15 +106,27 @@ class StepBuilder:
         return {"packs": [packs for packs, _ in built], "rejected": [rejected for _, rejected in built]}
 
     def build(self, step: int) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-        """Packs of one step, each with its decoded pictures, and the (id, reason) of samples that cannot be used."""
+        """Packs of one step, each with its decoded pictures, and the (id, reason) of samples that cannot be used.
+
+        A picture that cannot be read takes its samples with it, nothing stands in for it; no pack may be left.
+        """
         encoded: list[Encoded] = []
+        ids: list[str] = []
         rejected: list[tuple[str, str]] = []
         for index in self.plan.members(step):
             conversation = self.conversations[index]
             try:
                 encoded.append(self.encoder.encode(conversation, self.max_length))
+                ids.append(conversation.id)
             except SampleRejected as error:
                 rejected.append((conversation.id, str(error)))
+        pixels, unreadable = read_pixels(
+            self.image_processor, self.image_root, (name for sample in encoded for name in sample.images)
+        )
+        if unreadable:
+            bad = [next((unreadable[name] for name in sample.images if name in unreadable), None) for sample in encoded]
+            rejected += [(sample, reason) for sample, reason in zip(ids, bad, strict=True) if reason is not None]
+            encoded = [sample for sample, reason in zip(encoded, bad, strict=True) if reason is None]
         trees = grow_trees(
             encoded,
             image_token_id=self.encoder.image_token_id,
@@ -122,13 +134,11 @@ class StepBuilder:
             share=self.share_prefixes,
         )
         packs = pack_trees(trees, token_budget=self.token_budget)
-        return [self._with_pixels(pack) for pack in packs], rejected
+        return [_with_pixels(pack, pixels) for pack in packs], rejected
 
-    def _with_pixels(self, pack: Tree) -> dict[str, Any]:
-        pixels = [
-            to_pixels(self.image_processor, open_image(resolve_image(self.image_root, name))) for name in pack.images
-        ]
-        return {"tree": pack, "pixels": np.stack(pixels) if pixels else None}
+
+def _with_pixels(pack: Tree, pixels: Mapping[str, NDArray[np.uint8]]) -> dict[str, Any]:
+    return {"tree": pack, "pixels": np.stack([pixels[name] for name in pack.images]) if pack.images else None}
 
 
 def step_dataset(builder: StepBuilder) -> Dataset:

@@ -14,7 +14,7 @@ from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 from qllava.checkpoint.weights import llava_of
 from qllava.data.collator import collate_pack
 from qllava.data.encode import ChatEncoder, SampleRejected
-from qllava.data.images import normalize, open_image, pixel_statistics, resolve_image, to_pixels
+from qllava.data.images import normalize, pixel_statistics, read_pixels
 from qllava.data.trees import grow_tree
 from qllava.model.forward import loss_sum
 from qllava.model.precision import autocast
@@ -59,12 +59,15 @@ def picture_gain(
     The neighbour's picture is the next different one, so the comparison is the same every time.
     """
     samples = _one_picture_each(conversations)
+    # A picture that broke meanwhile is named by training; it must not cost the run its last line.
+    readable, _ = read_pixels(image_processor, image_root, (sample.images[0] for sample in samples))
+    samples = [sample for sample in samples if sample.images[0] in readable]
     if len(samples) < 2:
         return None
     was_training = model.training
     model.eval()
     llava = llava_of(model)
-    pixels = [to_pixels(image_processor, open_image(resolve_image(image_root, c.images[0]))) for c in samples]
+    pixels = [readable[sample.images[0]] for sample in samples]
     statistics = pixel_statistics(image_processor)
     totals = {"right": 0.0, "shuffled": 0.0}
     tokens = 0

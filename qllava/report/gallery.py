@@ -11,7 +11,6 @@ import base64
 import io
 import json
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from qllava.errors import UsageError
+from qllava.errors import DataError, UsageError
 from qllava.files import atomic_directory
+from qllava.pictures import open_image, resolve_image
 from qllava.report.data_folder import DataFolder, PictureRecord, Sample
 
 DEFAULT_LIMIT = 2_000
@@ -121,7 +121,7 @@ class _Writer:
 
     def add(self, number: int, record: PictureRecord) -> None:
         """Add one picture; `number` counts from 0."""
-        thumbnail = _thumbnail(self._data.image_root / record.image) if record.image else None
+        thumbnail = _thumbnail(self._data.image_root, record.image) if record.image else None
         if thumbnail is None and record.image:
             self.unreadable += 1
         self._pictures.append(_picture(record, thumbnail))
@@ -202,15 +202,11 @@ def _search_text(sample: Sample) -> str:
     return " ".join([*(part for turn in sample.turns for part in turn), sample.reason or "", sample.detail]).lower()
 
 
-def _thumbnail(path: Path) -> tuple[int, int, str] | None:
-    """(width, height, JPEG as base64) of at most 320 pixels a side, turned as its EXIF says; None if unreadable."""
+def _thumbnail(root: Path, image: str) -> tuple[int, int, str] | None:
+    """(width, height, JPEG as base64) of at most 320 pixels a side; None if unreadable or outside the image root."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged EXIF and huge pictures: the thumbnail is made or is not
-            with Image.open(path) as opened:
-                opened.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = open_image(resolve_image(root, image), draft=_THUMBNAIL)
+    except DataError:  # counted and shown as an empty frame
         return None
     scale = _THUMBNAIL / max(picture.size)
     if scale < 1:
