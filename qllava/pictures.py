@@ -233,5 +233,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(page, opaque).convert("RGB")
 
 
-def _gray(levels: np.ndarray) -> Image.Image:  # type: ignore[type-arg]
+def _gray(levels: np.ndarray) -> Image.Image:
     return Image.fromarray(levels.astype(np.uint8)).convert("RGB")

@@ -11,7 +11,8 @@ import typer
 
 from qllava.errors import UsageError
 from qllava_cli.console import console, note, say
-from qllava_cli.options import RecipeOption, Resolved, SetOption, VramOption, resolve_recipe
+from qllava_cli.options import MOST_BAD, MaxBadOption, RecipeOption, Resolved, SetOption, VramOption, resolve_recipe
+from qllava_cli.sample_view import print_first
 
 if TYPE_CHECKING:
     from qllava.checkpoint.manifest import Run
@@ -59,6 +60,7 @@ def train(
         int | None, typer.Option("--lora-alpha", min=1, help="LoRA alpha.", show_default="2 x rank")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Order of the data and fresh weights.")] = None,
+    max_bad: MaxBadOption = MOST_BAD,
     vram: VramOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; load and download nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a long run.")] = False,
@@ -92,7 +94,7 @@ def train(
     if dry_run:
         _dry_run(resolved, name, data, images, probe, vram)
         return
-    _train(resolved, name, data, images, out, source, probe, vram, new=new, yes=yes)
+    _train(resolved, name, data, images, out, source, probe, vram, max_bad=max_bad, new=new, yes=yes)
 
 
 def _source(runs: Path, align: Path | None, *, required: bool) -> Run | None:
@@ -144,9 +146,12 @@ def _train(
     probe: DeviceProbe,
     vram: float | None,
     *,
+    max_bad: float,
     new: bool,
     yes: bool,
 ) -> None:
+    from functools import partial  # noqa: PLC0415
+
     from qllava.data.formats import load_conversations  # noqa: PLC0415
     from qllava.plan.device import require_usable  # noqa: PLC0415
     from qllava.plan.plan import make_plan  # noqa: PLC0415
@@ -154,7 +159,7 @@ def _train(
 
     require_usable(probe)
     found = find_data(data, stage=stage, images=images)
-    conversations = load_conversations(found.path, image_root=found.image_root)
+    conversations = load_conversations(found.path, image_root=found.image_root, strict=False)
     samples = len(conversations)
     plan = make_plan(resolved.recipe, stage, probe, samples, vram)
     _show_plan(plan, resolved.why)
@@ -181,6 +186,8 @@ def _train(
         source=source,
         new=new,
         vram_gib=vram,
+        max_bad=max_bad,
+        show=partial(print_first, stage=stage, max_length=resolved.recipe.data.max_length),
         report_to=_loggers(),
     )
     from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415
@@ -217,7 +224,7 @@ def _count_samples(data: str | None, stage: Stage, images: Path | None) -> int |
         found = find_data(data, stage=stage, images=images)
     except DataError:
         return None
-    return len(load_conversations(found.path, image_root=found.image_root))
+    return len(load_conversations(found.path, image_root=found.image_root, strict=False))
 
 
 def _warn_about_data(stage: Stage, samples: int, card: dict[str, object], probe: DeviceProbe) -> None:

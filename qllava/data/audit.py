@@ -1,22 +1,14 @@
-"""A look at the data before the first step: what can be trained on, and what is left out and why.
-
-Encoding every sample of a large set takes minutes, so there a spread of samples stands for the rest; what slips
-through is left out, counted and named during training.
-"""
+"""What is trained on of a checked data set, and what belongs together in it."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from qllava.data.encode import ChatEncoder, SampleRejected
+from qllava.data.findings import Findings
 from qllava.data.steps import Conversations
 from qllava.errors import DataError
 from qllava.types import Conversation
-
-# Tokenising takes about a millisecond a sample: this is the most that is looked at beforehand.
-LOOK_AT = 4000
 
 
 @dataclass(frozen=True)
@@ -37,65 +29,43 @@ class Selection:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found.
+    """What is left of a data set after its check.
 
     Attributes:
         usable: the samples to train on.
         groups: of each usable sample, its pictures (samples of equal pictures are trained together), or its own number.
         text_only: rows left out because the stage needs pictures.
-        examined: how many samples were encoded.
-        rejected: (id, reason) of examined samples that cannot be trained on; they are left out.
-        reasons: how often each reason occurred.
-        longest: tokens of the longest examined sample.
+        rejected: (id, reason) of the samples left out because they cannot be trained on.
     """
 
     usable: Conversations
     groups: list[Hashable]
     text_only: int
-    examined: int
     rejected: list[tuple[str, str]]
-    reasons: Counter[str]
-    longest: int
 
 
-def audit(conversations: Conversations, encoder: ChatEncoder, *, max_length: int, needs_image: bool) -> Audit:
-    """Examine a data set.
-
-    Args:
-        conversations: all of it.
-        encoder: of the stage.
-        max_length: tokens of a sample at most.
-        needs_image: leave out text-only rows, which stage 1 has no use for.
+def select(table: Conversations, findings: Findings, *, needs_image: bool) -> Audit:
+    """Leave out the bad rows of a checked table and, if `needs_image`, those without a picture.
 
     Raises:
-        DataError: there is no sample, none has a picture where pictures are needed, or none can be trained on.
+        DataError: nothing is left.
     """
-    if len(conversations) == 0:
-        raise DataError("the data holds no samples")
-    stride = -(-len(conversations) // LOOK_AT)
+    bad = {finding.row for finding in findings.bad}
     kept: list[int] = []
     groups: list[Hashable] = []
-    rejected: list[tuple[str, str]] = []
-    reasons: Counter[str] = Counter()
-    text_only = examined = longest = 0
-    for index in range(len(conversations)):
-        conversation = conversations[index]
-        if needs_image and not conversation.images:
+    text_only = 0
+    for index in range(len(table)):
+        if index in bad:
+            continue
+        images = table[index].images
+        if needs_image and not images:
             text_only += 1
             continue
-        if index % stride == 0:
-            examined += 1
-            try:
-                longest = max(longest, len(encoder.encode(conversation, max_length).input_ids))
-            except SampleRejected as error:
-                reasons[error.reason] += 1
-                rejected.append((conversation.id, str(error)))
-                continue
         kept.append(index)
-        groups.append(conversation.images or index)
-    if text_only == len(conversations):
+        groups.append(images or index)
+    if not kept and text_only:
         raise DataError("stage 1 needs pictures, and every sample is text only; use this data in stage 2")
-    if examined and len(rejected) == examined:
-        sample, reason = rejected[0]
-        raise DataError(f"none of the {examined} samples examined can be trained on; sample {sample}: {reason}")
-    return Audit(Selection(conversations, tuple(kept)), groups, text_only, examined, rejected, reasons, longest)
+    if not kept:
+        raise DataError("the data holds no samples")
+    rejected = [(finding.id, finding.message) for finding in findings.bad]
+    return Audit(Selection(table, tuple(kept)), groups, text_only, rejected)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,14 @@ class _JsonTable(ConversationTable):
         try:
             return json.loads(content.decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise RowRejected(f"{self.source}, row {index} is not UTF-8 ({error}); write it again", "not_text") from None
+            raise RowRejected(
+                f"{self.source}, row {index} is not UTF-8 ({error}); save it as UTF-8 JSON", "not_text"
+            ) from None
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise RowRejected(f"{self.source}, row {index} is not JSON ({reason}); write it again", "not_json") from None
+            raise RowRejected(
+                f"{self.source}, row {index} is not JSON ({reason}); write it again", "not_json"
+            ) from None
 
     def write_rows(self, rows: Sequence[int], out: Path) -> None:
         """The bytes of the rows, one a line; between brackets and commas for a list."""
@@ -154,17 +158,20 @@ def load_conversations(
         if path.suffix in _JSON_SUFFIXES:
             return _open_json(path, image_root, image_position, strict=strict)
         if path.suffix == ".parquet":
-            return _open_arrow(str(source), {"path": "parquet", "data_files": str(path)}, image_root, image_position)
+            arguments: dict[str, Any] = {"path": "parquet", "data_files": str(path)}
+            return _open_arrow(str(source), arguments, image_root, image_position, strict=strict)
         raise DataError(f"{source} is no data file that qllava reads; use .json, .jsonl or .parquet")
     if path.is_dir():
         files = sorted(str(file) for file in path.rglob("*.parquet"))
         if not files:
             raise DataError(f"folder {source} holds no .parquet file; name the data file itself")
-        return _open_arrow(str(source), {"path": "parquet", "data_files": files}, image_root, image_position)
+        arguments = {"path": "parquet", "data_files": files}
+        return _open_arrow(str(source), arguments, image_root, image_position, strict=strict)
     name, _, split = str(source).partition(":")
     if path.suffix in (*_JSON_SUFFIXES, ".parquet") or name.count("/") != 1 or name.startswith((".", "/")):
         raise DataError(f"data file {source} does not exist; write one with `qllava gen-data --images FOLDER`")
-    return _open_arrow(str(source), {"path": name, "split": split or "train"}, image_root, image_position)
+    arguments = {"path": name, "split": split or "train"}
+    return _open_arrow(str(source), arguments, image_root, image_position, strict=strict)
 
 
 def _open_json(
@@ -197,7 +204,12 @@ def _open_json(
 
 
 def _open_arrow(
-    source: str, arguments: dict[str, Any], image_root: Path | None, image_position: ImagePosition
+    source: str,
+    arguments: Mapping[str, Any],
+    image_root: Path | None,
+    image_position: ImagePosition,
+    *,
+    strict: bool,
 ) -> ConversationTable:
     # Imported here: a second that JSON files do not need.
     from datasets import Dataset, Image, Sequence, load_dataset  # noqa: PLC0415
@@ -222,7 +234,8 @@ def _open_arrow(
         elif isinstance(getattr(feature, "feature", None), Image):
             rows = rows.cast_column(name, Sequence(Image(decode=False)))
     table = _ArrowTable(source=source, image_root=image_root, image_position=image_position, rows=rows)
-    table[0]  # the schema of the first row speaks for most
+    if strict:
+        table.parsed(0)  # the schema of the first row speaks for most
     return table
 
 

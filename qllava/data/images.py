@@ -24,9 +24,18 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from qllava.errors import DataError, ModelError
-from qllava.pictures import MOST_PIXELS
-from qllava.pictures import open_image as open_image
-from qllava.pictures import resolve_image as resolve_image
+from qllava.pictures import MOST_PIXELS, open_image, resolve_image
+
+__all__ = [
+    "ImageAspect",
+    "build_image_processor",
+    "normalize",
+    "open_image",
+    "pixel_statistics",
+    "read_pixels",
+    "resolve_image",
+    "to_pixels",
+]
 
 ImageAspect = Literal["pad", "crop", "squash"]
 

@@ -138,8 +138,6 @@ def _not_a_list(path: Path) -> str:
     wanted = "LLaVA JSON is a list of samples"
     with path.open("rb") as file:
         content = file.read(MOST_ROW_BYTES)
-    if not content.strip():
-        return f"{path} is empty; {wanted}"
     whole = len(content) < MOST_ROW_BYTES
     try:
         text = content.decode("utf-8-sig", errors="strict" if whole else "ignore")
@@ -148,12 +146,13 @@ def _not_a_list(path: Path) -> str:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if not whole and '"images"' in text and '"annotations"' in text:
-            return _COCO.format(path=path)
+        if not text.strip():
+            return f"{path} is empty; {wanted}"
         hint = "; for one object a line use the ending .jsonl" if text.lstrip().startswith("{") else ""
-        return f"{path} is not JSON ({str(error)[:100]}); {wanted}{hint}"
-    if isinstance(value, dict):
-        if "annotations" in value and "images" in value:
-            return _COCO.format(path=path)
-        return f"{path} holds an object with the keys {', '.join(list(value)[:6]) or 'none'}; {wanted}"
-    return f"{path} holds a {type(value).__name__}; {wanted}"
+        coco = not whole and '"images"' in text and '"annotations"' in text
+        return _COCO.format(path=path) if coco else f"{path} is not JSON ({str(error)[:100]}); {wanted}{hint}"
+    if not isinstance(value, dict):
+        return f"{path} holds a {type(value).__name__}; {wanted}"
+    if "annotations" in value and "images" in value:
+        return _COCO.format(path=path)
+    return f"{path} holds an object with the keys {', '.join(list(value)[:6]) or 'none'}; {wanted}"

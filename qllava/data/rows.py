@@ -206,8 +206,8 @@ def _check_text(identity: str, images: Sequence[str], messages: Sequence[Message
 def _whole_turns(messages: list[Message], where: str) -> list[Message]:
     """Question-answer pairs after an optional system turn.
 
-    A leading answer and a trailing question are left out (the caller counts them), as LLaVA's code does or does without:
-    the ShareGPT part of its 665K mix has such rows, and nothing in them could be trained.
+    A leading answer and a trailing question are left out (and counted), as LLaVA's code does or does without: the
+    ShareGPT part of its 665K mix has such rows, and nothing in them could be trained.
     """
     system = messages[:1] if messages[0]["role"] == "system" else []
     first = len(system)
