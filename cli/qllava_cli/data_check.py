@@ -46,8 +46,11 @@ def check(
 
     qllava data check data/instruct.json --fix data/clean.json
 
-    The exit code is 1 where `train` would refuse the data.
+    The exit code is 1 where `train` would refuse the data, unless --fix wrote a clean set.
     """
+    from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415
+
+    quiet_libraries()  # before the imports below: some libraries speak while they load
     from qllava.data.check import held_out_images  # noqa: PLC0415 - heavy; --help does not need them
     from qllava.data.check_cache import cached_check  # noqa: PLC0415
     from qllava.data.clean import check_out, write_clean  # noqa: PLC0415
@@ -94,7 +97,8 @@ def check(
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in cleaned.left_out.items()) or "nothing left out"
         say("written", fix, f"{cleaned.kept:,} samples; {left_out}")
         note(f"next: qllava train --stage {1 if name == 'align' else 2} --data {fix} --images {found.image_root}")
-    return _verdict(findings, max_bad, name)
+    verdict = _verdict(findings, max_bad, name)
+    return verdict if fix is None else 0
 
 
 def _verdict(findings: Findings, max_bad: float, stage: Stage) -> int:
@@ -157,8 +161,9 @@ def _histogram(findings: Findings, max_length: int) -> Table:
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    title = f"Tokens of a sample, pictures included (longest {findings.longest:,}, at most {max_length:,})"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"Tokens, longest {findings.longest:,} of {max_length:,}", title_justify="left", box=box.SIMPLE_HEAD
+    )
     table.add_column("up to", justify="right", no_wrap=True)
     table.add_column("samples", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)

@@ -163,7 +163,7 @@ class _Seen:
         """What the reader left out, stray placeholders, and (thorough) what makes repeats found."""
         conversation = parsed.conversation
         if parsed.half_turns:
-            message = f"{parsed.half_turns} turns without their other half are left out"
+            message = f"{parsed.half_turns} of its turns lack their other half and are left out"
             self.add_doubt(row, conversation.id, "half_turns", message, parsed.half_turns)
         stray = sum(IMAGE_TOKEN in part for message in conversation.messages for part in _texts(message["content"]))
         if stray:

@@ -213,12 +213,6 @@ def _whole_turns(messages: list[Message], where: str) -> list[Message]:
     first = len(system)
     first += messages[first : first + 1] != [] and messages[first]["role"] == "assistant"
     rest = messages[first:]
-    if rest and rest[-1]["role"] == "user":
-        rest = rest[:-1]
-    if not rest:
-        raise RowRejected(
-            f"{where} has no question with an answer; write at least one human and one gpt turn", "no_answer"
-        )
     for number, message in enumerate(rest):
         wanted: Role = "user" if number % 2 == 0 else "assistant"
         if message["role"] != wanted:
@@ -227,6 +221,12 @@ def _whole_turns(messages: list[Message], where: str) -> list[Message]:
                 "turns alternate, human first, after an optional system turn",
                 "roles",
             )
+    if rest and rest[-1]["role"] == "user":
+        rest = rest[:-1]
+    if not rest:
+        raise RowRejected(
+            f"{where} has no question with an answer; write at least one human and one gpt turn", "no_answer"
+        )
     return system + rest
 
 

@@ -29,6 +29,7 @@ def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory: tiny models, data, and a qllava.yaml that names their recipe."""
     make_workspace(tmp_path)
+    monkeypatch.setenv("QLLAVA_CACHE", str(tmp_path / "cache"))
     values = tiny_recipe(tmp_path).model_dump(mode="json")
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(values))
     (tmp_path / "qllava.yaml").write_text("recipe: tiny.yaml\n")
