@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qllava_cli.console import note, result, say
+from qllava_cli.data_check import check
 from qllava_cli.data_convert import convert_app
 from qllava_cli.options import RecipeOption, SetOption
+from qllava_cli.sample_view import as_texts, build_encoder, encode_sample, print_text
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
-    from qllava.data.encode import ChatEncoder, Encoded
-    from qllava.recipe import Recipe
+    from qllava.data.encode import ChatEncoder
     from qllava.types import Conversation, Stage
 
-data_app = typer.Typer(help="Look at training data: samples, tokens, what is trained.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at training data: what is wrong, what is trained.", no_args_is_help=True)
 data_app.add_typer(convert_app, name="convert")
 
 _ALIGN_FILE = "align.json"
 
 
+data_app.command()(check)
+
+
 @data_app.callback()
 def _data() -> None:
-    """Look at training data: samples, tokens, what is trained."""
+    """Look at training data: what is wrong, what is trained."""
 
 
 @data_app.command()
@@ -53,7 +54,7 @@ def show(
     table = load_conversations(file)
     chosen = resolve_recipe(recipe, assignments)
     stage_name = STAGE_NAMES[stage or (1 if Path(file).name == _ALIGN_FILE else 2)]
-    encoder = _encoder(chosen.recipe, stage_name)
+    encoder = build_encoder(chosen.recipe, stage_name)
     max_length = chosen.recipe.data.max_length
     samples = (table[index] for index in range(min(limit, len(table))))
     if as_json:
@@ -62,8 +63,10 @@ def show(
         return
     say("recipe", chosen.recipe.name, chosen.why)
     say("template", encoder.template.name, f"stage {stage_name}", "--stage")
-    for text in _as_texts(encoder, samples, stage_name, max_length):
-        _print(text)
+    from rich.console import Console  # noqa: PLC0415
+
+    for text in as_texts(encoder, samples, stage_name, max_length):
+        print_text(text, Console(highlight=False))
     note(f"{min(limit, len(table))} of {len(table)} samples; --limit shows more, --json gives ids and labels")
 
 
@@ -123,31 +126,12 @@ def gallery(
     result(str(report.out))
 
 
-def _encoder(recipe: Recipe, stage: Stage) -> ChatEncoder:
-    from qllava.data.chat_template import load_chat_template, stage_template  # noqa: PLC0415
-    from qllava.data.encode import ChatEncoder  # noqa: PLC0415
-    from qllava.model.sizes import tokens_per_image  # noqa: PLC0415
-    from qllava.model.tokenizer import load_tokenizer  # noqa: PLC0415
-
-    template = load_chat_template(stage_template(recipe.template, recipe.align_template, stage))
-    tokenizer, image_token_id = load_tokenizer(recipe.model.language_model)
-    return ChatEncoder(tokenizer, template, image_token_id, tokens_per_image(recipe.model))
-
-
-def _encode(encoder: ChatEncoder, sample: Conversation, stage: Stage, max_length: int) -> Encoded:
-    from qllava.data.encode import SampleRejected  # noqa: PLC0415
-
-    if stage == "align" and not sample.images:
-        raise SampleRejected("text_only", "stage 1 leaves out samples without an image; they belong in stage 2")
-    return encoder.encode(sample, max_length)
-
-
 def _as_object(encoder: ChatEncoder, sample: Conversation, stage: Stage, max_length: int) -> dict[str, Any]:
     from qllava.data.encode import SampleRejected  # noqa: PLC0415
 
     named = {"id": sample.id, "images": list(sample.images)}
     try:
-        encoded = _encode(encoder, sample, stage, max_length)
+        encoded = encode_sample(encoder, sample, stage, max_length)
     except SampleRejected as error:
         return named | {"rejected": error.reason, "message": str(error)}
     pairs = zip(encoded.input_ids, encoded.assistant_mask, strict=True)
@@ -158,61 +142,3 @@ def _as_object(encoder: ChatEncoder, sample: Conversation, stage: Stage, max_len
         "labels": [token if trained else -100 for token, trained in pairs],
         "pieces": encoder.decode_pieces(encoded.input_ids),
     }
-
-
-def _as_texts(encoder: ChatEncoder, samples: Iterator[Conversation], stage: Stage, max_length: int) -> Iterator[Text]:
-    from rich.text import Text  # noqa: PLC0415
-
-    from qllava.data.encode import SampleRejected  # noqa: PLC0415
-
-    for sample in samples:
-        text = Text(f"\n{sample.id}", style="bold")
-        text.append(f"  {', '.join(sample.images) or 'no image'}", style="not bold")
-        try:
-            encoded = _encode(encoder, sample, stage, max_length)
-        except SampleRejected as error:
-            yield text.append(f"  rejected ({error.reason}): {error}\n", style="not bold red")
-            continue
-        trained = sum(encoded.assistant_mask)
-        text.append(f"  {len(encoded.input_ids)} tokens, {trained} trained", style="not bold")
-        if encoded.dropped_turns:
-            text.append(f", {encoded.dropped_turns} turns cut to fit {max_length}", style="not bold")
-        yield text.append("\n")
-        pieces = encoder.decode_pieces(encoded.input_ids)
-        body = Text()
-        for piece, mask, copies in _runs(encoded.input_ids, pieces, encoded.assistant_mask, encoder.image_token_id):
-            shown = f"{piece} x{copies}" if copies > 1 else piece
-            body.append(shown, style="bold green underline" if mask else "")
-        yield body
-
-
-def _runs(ids: list[int], pieces: list[str], mask: list[int], image_token_id: int) -> Iterator[tuple[str, int, int]]:
-    """Stretches of tokens as (text, trained, copies): equally trained text joined, a run of image tokens counted."""
-    index = 0
-    while index < len(ids):
-        stop = index + 1
-        is_image = ids[index] == image_token_id
-        while stop < len(ids) and (ids[stop] == image_token_id) == is_image and mask[stop] == mask[index]:
-            stop += 1
-        if is_image:
-            yield pieces[index], mask[index], stop - index
-        else:
-            yield "".join(pieces[index:stop]), mask[index], 1
-        index = stop
-
-
-def _print(text: Text) -> None:
-    """To stdout: styled on a terminal; elsewhere trained stretches stand between [[ and ]]."""
-    from rich.console import Console  # noqa: PLC0415
-
-    console = Console(highlight=False)
-    if console.color_system is not None:
-        console.print(text, soft_wrap=True)
-        return
-    plain: list[str] = []
-    at = 0
-    for span in text.spans:
-        if "underline" in str(span.style):
-            plain += [text.plain[at : span.start], "[[", text.plain[span.start : span.end], "]]"]
-            at = span.end
-    result("".join([*plain, text.plain[at:]]))

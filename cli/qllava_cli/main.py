@@ -38,7 +38,7 @@ COMMANDS: dict[str, Command] = {
     "gen-data": Command("gen_data", "gen_data", _FIRST, "Write training data for a folder of annotated pictures."),
     "train": Command("train", "train", _FIRST, "Train: --stage 1 aligns the projector, --stage 2 finetunes with LoRA."),
     "chat": Command("chat", "chat", _FIRST, "Talk about a picture with the newest trained run."),
-    "data": Command("data", "data_app", _MORE, "Look at training data: samples, tokens, what is trained."),
+    "data": Command("data", "data_app", _MORE, "Look at training data: what is wrong, what is trained."),
     "recipes": Command("recipes", "recipes_app", _MORE, "List, show and copy the shipped recipes."),
     "runs": Command("runs", "runs_app", _MORE, "List and show training runs."),
     "plan": Command("plan", "plan", _MORE, "Say what fits: memory by component, hours, and the cheapest changes."),

@@ -24,6 +24,12 @@ SetOption = Annotated[
 VramOption = Annotated[
     float | None, typer.Option("--vram", metavar="GB", min=1.0, help="Plan for at most this much memory of the card.")
 ]
+MaxBadOption = Annotated[
+    float,
+    typer.Option("--max-bad", min=0.0, max=1.0, help="Share of bad samples above which training does not start."),
+]
+# As `qllava.data.findings` has it, which imports more than `--help` should; a test compares them.
+MOST_BAD = 0.001
 
 
 @dataclass(frozen=True)

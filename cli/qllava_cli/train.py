@@ -11,11 +11,11 @@ import typer
 
 from qllava.errors import UsageError
 from qllava_cli.console import console, note, say
-from qllava_cli.options import RecipeOption, Resolved, SetOption, VramOption, resolve_recipe
+from qllava_cli.options import MOST_BAD, MaxBadOption, RecipeOption, Resolved, SetOption, VramOption, resolve_recipe
+from qllava_cli.sample_view import print_first
 
 if TYPE_CHECKING:
     from qllava.checkpoint.manifest import Run
-    from qllava.data.steps import Conversations
     from qllava.plan.device import DeviceProbe
     from qllava.plan.plan import Plan
     from qllava.types import Stage
@@ -71,6 +71,7 @@ def train(
     no_pack: Annotated[
         bool, typer.Option("--no-pack", help="One sample a sequence: slower, the same gradients.")
     ] = False,
+    max_bad: MaxBadOption = MOST_BAD,
     vram: VramOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; load and download nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a long run.")] = False,
@@ -109,7 +110,7 @@ def train(
     if dry_run:
         _dry_run(resolved, name, data, images, kinds, probe, vram)
         return
-    _train(resolved, name, data, images, kinds, out, source, probe, vram, new=new, yes=yes)
+    _train(resolved, name, data, images, kinds, out, source, probe, vram, max_bad=max_bad, new=new, yes=yes)
 
 
 def _source(runs: Path, align: Path | None, *, required: bool) -> Run | None:
@@ -168,9 +169,12 @@ def _train(
     probe: DeviceProbe,
     vram: float | None,
     *,
+    max_bad: float,
     new: bool,
     yes: bool,
 ) -> None:
+    from functools import partial  # noqa: PLC0415
+
     from qllava.data.formats import load_conversations  # noqa: PLC0415
     from qllava.plan.device import require_usable  # noqa: PLC0415
     from qllava.plan.plan import make_plan  # noqa: PLC0415
@@ -179,10 +183,9 @@ def _train(
 
     require_usable(probe)
     found = find_data(data, stage=stage, images=images)
-    conversations: Conversations = load_conversations(found.path, image_root=found.image_root)
+    conversations = load_conversations(found.path, image_root=found.image_root, strict=False)
     if kinds is not None:
-        found, selected = restrict_to_kinds(found, conversations, kinds)
-        conversations = selected.conversations
+        found, conversations, selected = restrict_to_kinds(found, conversations, kinds)
         say("kinds", selected.sentence(), f"{selected.left_out:,} samples left out", "--kinds")
     samples = len(conversations)
     plan = make_plan(resolved.recipe, stage, probe, samples, vram)
@@ -210,6 +213,8 @@ def _train(
         source=source,
         new=new,
         vram_gib=vram,
+        max_bad=max_bad,
+        show=partial(print_first, stage=stage, max_length=resolved.recipe.data.max_length),
         report_to=_loggers(),
     )
     from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415
@@ -252,8 +257,8 @@ def _count_samples(data: str | None, stage: Stage, images: Path | None, kinds: s
         found = find_data(data, stage=stage, images=images)
     except DataError:
         return None
-    conversations = load_conversations(found.path, image_root=found.image_root)
-    return len(conversations if kinds is None else restrict_to_kinds(found, conversations, kinds)[1].conversations)
+    conversations = load_conversations(found.path, image_root=found.image_root, strict=False)
+    return len(conversations if kinds is None else restrict_to_kinds(found, conversations, kinds)[1])
 
 
 def _warn_about_data(stage: Stage, samples: int, card: dict[str, object], probe: DeviceProbe) -> None:

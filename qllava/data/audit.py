@@ -1,23 +1,15 @@
-"""A look at the data before the first step: what can be trained on, and what is left out and why.
-
-Encoding every sample of a large set takes minutes, so there a spread of samples stands for the rest; what slips
-through is left out, counted and named during training.
-"""
+"""What is trained on of a checked data set, and what belongs together in it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Container, Hashable, Iterable
 from dataclasses import dataclass
 
-from qllava.data.encode import ChatEncoder, SampleRejected
+from qllava.data.findings import Findings
 from qllava.data.formats import ConversationTable
 from qllava.data.steps import Conversations
 from qllava.errors import DataError
 from qllava.types import Conversation
-
-# Tokenising takes about a millisecond a sample: this is the most that is looked at beforehand.
-LOOK_AT = 4000
 
 
 @dataclass(frozen=True)
@@ -38,82 +30,53 @@ class Selection:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found.
+    """What is left of a data set after its check.
 
     Attributes:
         usable: the samples to train on.
         groups: of each usable sample, its pictures (samples of equal pictures are trained together), or its own number.
         text_only: rows left out because the stage needs pictures.
-        examined: how many samples were encoded.
-        rejected: (id, reason) of examined samples that cannot be trained on; they are left out.
-        reasons: how often each reason occurred.
-        longest: tokens of the longest examined sample.
+        rejected: (id, reason) of the samples left out because they cannot be trained on.
     """
 
     usable: Conversations
     groups: list[Hashable]
     text_only: int
-    examined: int
     rejected: list[tuple[str, str]]
-    reasons: Counter[str]
-    longest: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether every sample was encoded, so that `longest` is the longest there is."""
-        return self.examined == len(self.usable) + len(self.rejected)
 
 
-def audit(conversations: Conversations, encoder: ChatEncoder, *, max_length: int, needs_image: bool) -> Audit:
-    """Examine a data set.
-
-    Args:
-        conversations: all of it.
-        encoder: of the stage.
-        max_length: tokens of a sample at most.
-        needs_image: leave out text-only rows, which stage 1 has no use for.
+def select(table: Conversations, findings: Findings, *, needs_image: bool) -> Audit:
+    """Leave out the bad rows of a checked table and, if `needs_image`, those without a picture.
 
     Raises:
-        DataError: there is no sample, none has a picture where pictures are needed, or none can be trained on.
+        DataError: nothing is left.
     """
-    if len(conversations) == 0:
-        raise DataError("the data holds no samples")
-    stride = -(-len(conversations) // LOOK_AT)
-    pictures = _picture_groups(conversations)
+    bad = {finding.row for finding in findings.bad}
     kept: list[int] = []
     groups: list[Hashable] = []
-    rejected: list[tuple[str, str]] = []
-    reasons: Counter[str] = Counter()
-    text_only = examined = longest = 0
-    for index, group in enumerate(pictures):
+    text_only = 0
+    for index, group in enumerate(_picture_groups(table, bad)):
+        if index in bad:
+            continue
         if needs_image and group is None:
             text_only += 1
             continue
-        if index % stride == 0:
-            examined += 1
-            conversation = conversations[index]
-            try:
-                longest = max(longest, len(encoder.encode(conversation, max_length).input_ids))
-            except SampleRejected as error:
-                reasons[error.reason] += 1
-                rejected.append((conversation.id, str(error)))
-                continue
         kept.append(index)
         groups.append(("text", index) if group is None else group)
-    if text_only == len(conversations):
+    if not kept and text_only:
         raise DataError("stage 1 needs pictures, and every sample is text only; use this data in stage 2")
-    if examined and len(rejected) == examined:
-        sample, reason = rejected[0]
-        raise DataError(f"none of the {examined} samples examined can be trained on; sample {sample}: {reason}")
-    return Audit(Selection(conversations, tuple(kept)), groups, text_only, examined, rejected, reasons, longest)
+    if not kept:
+        raise DataError("the data holds no samples")
+    rejected = [(finding.id, finding.message) for finding in findings.bad]
+    return Audit(Selection(table, tuple(kept)), groups, text_only, rejected)
 
 
-def _picture_groups(conversations: Conversations) -> Iterable[Hashable | None]:
-    """Of each sample, a key that samples of the same pictures share; None for text only.
+def _picture_groups(table: Conversations, bad: Container[int]) -> Iterable[Hashable | None]:
+    """Of each row, a key that rows of the same pictures share; None for text only, and for `bad` rows.
 
     A table that knows spares decoding every row.
     """
-    known = conversations.picture_groups() if isinstance(conversations, ConversationTable) else None
+    known = table.picture_groups() if isinstance(table, ConversationTable) else None
     if known is not None:
         return (None if group < 0 else group for group in known.tolist())
-    return (conversations[index].images or None for index in range(len(conversations)))
+    return (None if index in bad else table[index].images or None for index in range(len(table)))

@@ -121,14 +121,8 @@ class ChatEncoder:
             SampleRejected: it cannot be trained on; `reason` says which rule.
             RecipeError: the template puts the start or end of an answer inside a token.
         """
-        placeholders = _count_images(conversation.messages)
-        if placeholders != len(conversation.images):
-            raise SampleRejected(
-                "image_mismatch",
-                f"{len(conversation.images)} images but {placeholders} {IMAGE_TOKEN} placeholders; "
-                f"write one {IMAGE_TOKEN} in the questions for each image",
-            )
-        _check_roles(conversation.messages)
+        check_turns(conversation)
+        placeholders = len(conversation.images)
         messages, escaped = self._escape(conversation.messages)
         turns = self._tokenize_turns(messages)
         if turns.ids.count(self.image_token_id) != placeholders:
@@ -310,13 +304,20 @@ def _count_images(messages: Sequence[Message]) -> int:
     return sum(part["type"] == "image" for message in messages for part in message["content"])
 
 
-def _check_roles(messages: Sequence[Message]) -> None:
-    """Refuse what would train nonsense: an empty answer, or a picture in a place that is trained.
+def check_turns(conversation: Conversation) -> None:
+    """Refuse what would train nonsense: pictures that do not match their places, an empty answer; no tokenizer needed.
 
     Raises:
         SampleRejected: with reason `empty_answer` or `image_mismatch`.
     """
-    for message in messages:
+    placeholders = _count_images(conversation.messages)
+    if placeholders != len(conversation.images):
+        raise SampleRejected(
+            "image_mismatch",
+            f"{len(conversation.images)} images but {placeholders} {IMAGE_TOKEN} placeholders; "
+            f"write one {IMAGE_TOKEN} in the questions for each image",
+        )
+    for message in conversation.messages:
         if message["role"] != "assistant":
             continue
         if any(part["type"] == "image" for part in message["content"]):

@@ -1,31 +1,29 @@
 """Data files as indexable tables of conversations: LLaVA JSON and JSONL, HF `messages`, parquet, hub data sets.
 
 A JSON file stays on disk: the table keeps the byte span of every row and decodes one at a time. So 665,000 rows are
-16 MB in memory, and a data worker gets a path and three arrays. The whole file is checked once (`row_index.py`).
+16 MB in memory, and a data worker gets a path and three arrays. The whole file is read through once (`row_index.py`).
 """
 
 from __future__ import annotations
 
-import codecs
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qllava.data.row_index import RowIndex, build_index, index_path, load_index, save_index
-from qllava.data.rows import ImagePosition, parse_row
+from qllava.data.json_spans import line_spans, list_spans
+from qllava.data.row_index import UNREADABLE, RowIndex, index_path, load_index, numbered, save_index
+from qllava.data.rows import ImagePosition, ParsedRow, RowRejected, parse_row
 from qllava.errors import DataError
 from qllava.types import Conversation
 
 _JSON_SUFFIXES = (".json", ".jsonl")
-_SPACE = " \t\r\n"
-_BOM = codecs.BOM_UTF8.decode("latin-1")
-_CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,22 @@ class ConversationTable(ABC):
     def __len__(self) -> int: ...
 
     def picture_groups(self) -> NDArray[np.int64] | None:
-        """(rows,) equal numbers share their pictures, -1 is text only; None where only decoding the rows would tell."""
+        """(rows,) equal numbers share their pictures, -1 is text only, `UNREADABLE` a row that does not fit the schema.
+
+        None where only decoding the rows would tell.
+        """
         return None
+
+    def pictures(self) -> Iterator[str]:
+        """Each picture of the readable rows once, in their order."""
+        seen: set[str] = set()
+        for row in range(len(self)):
+            try:
+                images = self.parsed(row).conversation.images
+            except RowRejected:
+                continue
+            yield from (name for name in dict.fromkeys(images) if name not in seen)
+            seen.update(images)
 
     @abstractmethod
     def _row(self, index: int) -> object: ...
@@ -62,7 +74,20 @@ class ConversationTable(ABC):
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        return parse_row(self._row(number), f"{self.source}, row {number}", number, self.image_position)
+        return self.parsed(number).conversation
+
+    def parsed(self, index: int) -> ParsedRow:
+        """The conversation of one row, and what was left out of it; `index` is not negative.
+
+        Raises:
+            RowRejected: the row does not fit the schema; `reason` says which rule.
+            DataError: the file changed since it was opened.
+        """
+        return parse_row(self._row(index), f"{self.source}, row {index}", index, self.image_position)
+
+    @abstractmethod
+    def write_rows(self, rows: Sequence[int], out: Path) -> None:
+        """Some of the rows, byte for byte where the format has bytes of its own, as a file of the same format."""
 
     def __iter__(self) -> Iterator[Conversation]:
         return (self[index] for index in range(len(self)))
@@ -70,7 +95,7 @@ class ConversationTable(ABC):
 
 @dataclass(frozen=True)
 class _JsonTable(ConversationTable):
-    """Rows of a file, by the bytes each takes."""
+    """Rows of a file, by the bytes [start, stop) each takes."""
 
     path: Path
     index: RowIndex
@@ -79,9 +104,13 @@ class _JsonTable(ConversationTable):
     def __len__(self) -> int:
         return len(self.index.starts)
 
-    def picture_groups(self) -> NDArray[np.int64]:
-        """See the base; known since the file was checked."""
+    def picture_groups(self) -> NDArray[np.int64] | None:
+        """See the base; known since the file was read through."""
         return self.index.groups
+
+    def pictures(self) -> Iterator[str]:
+        """See the base."""
+        return iter(self.index.pictures())
 
     def _row(self, index: int) -> object:
         with self.path.open("rb") as file:
@@ -89,7 +118,57 @@ class _JsonTable(ConversationTable):
                 raise DataError(f"{self.source} changed while it was in use; start again")
             start, stop = int(self.index.starts[index]), int(self.index.stops[index])
             file.seek(start)
-            return json.loads(file.read(stop - start))
+            content = file.read(stop - start)
+        try:
+            return json.loads(content.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise RowRejected(
+                f"{self.source}, row {index} is not UTF-8 ({error}); save it as UTF-8 JSON", "not_text"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise RowRejected(
+                f"{self.source}, row {index} is not JSON ({reason}); write it again", "not_json"
+            ) from None
+
+    def write_rows(self, rows: Sequence[int], out: Path) -> None:
+        """The bytes of the rows, one a line; between brackets and commas for a list."""
+        before, between, after = (b"", b"\n", b"\n") if self.path.suffix == ".jsonl" else (b"[\n", b",\n", b"\n]\n")
+        with self.path.open("rb") as source, out.open("wb") as target:
+            target.write(before)
+            for number, row in enumerate(rows):
+                target.write(between if number else b"")
+                start, stop = int(self.index.starts[row]), int(self.index.stops[row])
+                source.seek(start)
+                target.write(source.read(stop - start))
+            target.write(after)
+
+
+@dataclass(frozen=True)
+class SelectedTable(ConversationTable):
+    """Some rows of another table, by its numbers; errors name the row of that table."""
+
+    table: ConversationTable
+    indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def parsed(self, index: int) -> ParsedRow:
+        """See the base."""
+        return self.table.parsed(int(self.indices[index]))
+
+    def picture_groups(self) -> NDArray[np.int64] | None:
+        """See the base."""
+        groups = self.table.picture_groups()
+        return None if groups is None else groups[self.indices]
+
+    def _row(self, index: int) -> object:
+        return self.table._row(int(self.indices[index]))
+
+    def write_rows(self, rows: Sequence[int], out: Path) -> None:
+        """See the base."""
+        self.table.write_rows([int(self.indices[row]) for row in rows], out)
 
 
 @dataclass(frozen=True)
@@ -104,9 +183,17 @@ class _ArrowTable(ConversationTable):
     def _row(self, index: int) -> object:
         return self.rows[index]
 
+    def write_rows(self, rows: Sequence[int], out: Path) -> None:
+        """Parquet."""
+        self.rows.select(list(rows)).to_parquet(str(out))
+
 
 def load_conversations(
-    source: str | Path, *, image_root: Path | None = None, image_position: ImagePosition = "first"
+    source: str | Path,
+    *,
+    image_root: Path | None = None,
+    image_position: ImagePosition = "first",
+    strict: bool = True,
 ) -> ConversationTable:
     """Open a data set without holding it in memory.
 
@@ -115,146 +202,98 @@ def load_conversations(
             `owner/name:split`; the split is `train` unless given).
         image_root: folder that image names are relative to; carried along.
         image_position: `first` or `as_written`, see `qllava.data.rows.parse_row`.
+        strict: a row that does not fit the schema is an error here (JSON; of parquet the first row is looked at), not
+            when it is asked for.
 
     Raises:
-        DataError: missing, empty or unreadable, or (JSON; the whole file is checked) a row that does not fit the
-            schema: what, where, and the fix.
+        DataError: missing, empty or unreadable, or a row that does not fit the schema: what, where, and the fix.
     """
     path = Path(source)
     if path.is_file():
         if path.suffix in _JSON_SUFFIXES:
-            return _open_json(path, image_root, image_position)
+            return _open_json(path, image_root, image_position, strict=strict)
         if path.suffix == ".parquet":
-            return _open_arrow(str(source), {"path": "parquet", "data_files": str(path)}, image_root, image_position)
+            arguments: dict[str, Any] = {"path": "parquet", "data_files": str(path)}
+            return _open_arrow(str(source), arguments, image_root, image_position, strict=strict)
         raise DataError(f"{source} is no data file that qllava reads; use .json, .jsonl or .parquet")
     if path.is_dir():
         files = sorted(str(file) for file in path.rglob("*.parquet"))
         if not files:
             raise DataError(f"folder {source} holds no .parquet file; name the data file itself")
-        return _open_arrow(str(source), {"path": "parquet", "data_files": files}, image_root, image_position)
+        arguments = {"path": "parquet", "data_files": files}
+        return _open_arrow(str(source), arguments, image_root, image_position, strict=strict)
     name, _, split = str(source).partition(":")
     if path.suffix in (*_JSON_SUFFIXES, ".parquet") or name.count("/") != 1 or name.startswith((".", "/")):
         raise DataError(f"data file {source} does not exist; write one with `qllava gen-data --images FOLDER`")
-    return _open_arrow(str(source), {"path": name, "split": split or "train"}, image_root, image_position)
+    arguments = {"path": name, "split": split or "train"}
+    return _open_arrow(str(source), arguments, image_root, image_position, strict=strict)
 
 
-def _open_json(path: Path, image_root: Path | None, image_position: ImagePosition) -> ConversationTable:
-    stamp = _stamp(path)
-    kept = index_path(path)
-    index = load_index(kept)
-    if index is None:
-        index = build_index(_checked_rows(path, image_position))
-        if not len(index.starts):
-            raise DataError(f"{path} holds no samples; write some with `qllava gen-data --images FOLDER`")
-        save_index(kept, index)
-    return _JsonTable(
+def select_rows(table: ConversationTable, indices: Sequence[int]) -> SelectedTable:
+    """Some rows of a table, as a table."""
+    return SelectedTable(
+        source=table.source,
+        image_root=table.image_root,
+        image_position=table.image_position,
+        table=table,
+        indices=np.asarray(indices, dtype=np.int64),
+    )
+
+
+def _open_json(
+    path: Path, image_root: Path | None, image_position: ImagePosition, *, strict: bool
+) -> ConversationTable:
+    try:
+        stamp, kept = _stamp(path), index_path(path)
+        known = load_index(kept)
+        spans = known or _spans(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); check the file") from None
+    if not len(spans.starts):
+        raise DataError(f"{path} holds no samples; write some with `qllava gen-data --images FOLDER`")
+    table = _JsonTable(
         source=str(path),
         image_root=image_root,
         image_position=image_position,
         path=path.resolve(),
-        index=index,
+        index=spans,
         stamp=stamp,
     )
+    if known is None:
+        table = replace(table, index=numbered(spans, (_images(table, row) for row in range(len(table)))))
+    bad = np.flatnonzero(table.index.groups == UNREADABLE)
+    if strict and len(bad):
+        table.parsed(int(bad[0]))  # raises what is wrong with it
+    if known is None:
+        save_index(kept, table.index)
+    return table
 
 
-def _checked_rows(path: Path, image_position: ImagePosition) -> Iterator[tuple[int, int, Conversation]]:
-    content = _read_bytes_as_text(path)
-    rows = _json_lines(content, path) if path.suffix == ".jsonl" else _json_list(content, path)
-    for number, (start, stop, row) in enumerate(rows):
-        try:
-            conversation = parse_row(row, "", number, image_position)
-        except DataError:
-            conversation = None
-        if conversation is None or not "".join(conversation.images).isascii():
-            # Again with the text itself, not its Latin-1 reading: for the message, or to compare names of pictures.
-            text = json.loads(_as_utf8(content[start:stop]))
-            conversation = parse_row(text, f"{path}, row {number}", number, image_position)
-        yield start, stop, conversation
+def _spans(path: Path) -> RowIndex:
+    """Where the rows lie; nothing is known of what is in them."""
+    spans = array("q")
+    found = line_spans(path) if path.suffix == ".jsonl" else (span for span, _ in list_spans(path))
+    for span in found:
+        spans.extend(span)
+    edges = np.frombuffer(spans, dtype=np.int64).reshape(-1, 2) if spans else np.zeros((0, 2), dtype=np.int64)
+    return RowIndex(edges[:, 0].copy(), edges[:, 1].copy(), np.zeros(len(edges), dtype=np.int64), ())
 
 
-def _read_bytes_as_text(path: Path) -> str:
-    """The file with one character for each byte (Latin-1), so that places in the text are places in the file.
-
-    JSON's own signs are ASCII, so its structure reads the same; and a gigabyte stays a gigabyte, where one emoji would
-    make it four.
-    """
+def _images(table: ConversationTable, row: int) -> tuple[str, ...] | None:
+    """The pictures of one row; None where it cannot be read."""
     try:
-        content = path.read_bytes()
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        for start in range(0, len(content), _CHUNK):
-            decoder.decode(content[start : start + _CHUNK], final=start + _CHUNK >= len(content))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text ({error}); save it as UTF-8 JSON") from None
-    return content.decode("latin-1")
-
-
-def _as_utf8(piece: str) -> str:
-    return piece.encode("latin-1").decode("utf-8")
-
-
-def _json_lines(content: str, path: Path) -> Iterator[tuple[int, int, object]]:
-    """(start, stop, row) of each line that is not blank."""
-    start = len(_BOM) if content.startswith(_BOM) else 0
-    number = 0
-    while start < len(content):
-        stop = content.find("\n", start)
-        stop = len(content) if stop < 0 else stop
-        number += 1
-        line = content[start:stop]
-        if line.strip():
-            try:
-                yield start, stop, json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number} is not JSON ({error}); each line is one object") from None
-        start = stop + 1
-
-
-def _json_list(content: str, path: Path) -> Iterator[tuple[int, int, object]]:
-    """(start, stop, row) of each element of a JSON list, one element in memory at a time."""
-    decoder = json.JSONDecoder()
-    at = _skip_space(content, len(_BOM) if content.startswith(_BOM) else 0)
-    if content[at : at + 1] != "[":
-        raise DataError(_not_a_list(content, path))
-    at = _skip_space(content, at + 1)
-    while content[at : at + 1] != "]":
-        try:
-            row, stop = decoder.raw_decode(content, at)
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON ({error}); was it cut short? write it again") from None
-        yield at, stop, row
-        at = _skip_space(content, stop)
-        if content[at : at + 1] == ",":
-            at = _skip_space(content, at + 1)
-        elif content[at : at + 1] != "]":
-            line = content.count("\n", 0, at) + 1
-            raise DataError(f"{path} is not JSON (no , or ] at line {line}); was it cut short? write it again")
-
-
-def _skip_space(content: str, at: int) -> int:
-    while at < len(content) and content[at] in _SPACE:
-        at += 1
-    return at
-
-
-def _not_a_list(content: str, path: Path) -> str:
-    """What the file holds instead of a list of samples, and what to do about it."""
-    wanted = "LLaVA JSON is a list of samples"
-    if not content.strip():
-        return f"{path} is empty; {wanted}"
-    try:
-        value = json.loads(_as_utf8(content))
-    except ValueError as error:
-        hint = "; for one object a line use the ending .jsonl" if content.lstrip().startswith("{") else ""
-        return f"{path} is not JSON ({error}); {wanted}{hint}"
-    if isinstance(value, dict):
-        if "annotations" in value and "images" in value:
-            return f"{path} holds COCO annotations, not conversations; make some with `qllava gen-data --images FOLDER`"
-        return f"{path} holds an object with the keys {', '.join(list(value)[:6]) or 'none'}; {wanted}"
-    return f"{path} holds a {type(value).__name__}; {wanted}"
+        return table.parsed(row).conversation.images
+    except RowRejected:
+        return None
 
 
 def _open_arrow(
-    source: str, arguments: dict[str, Any], image_root: Path | None, image_position: ImagePosition
+    source: str,
+    arguments: Mapping[str, Any],
+    image_root: Path | None,
+    image_position: ImagePosition,
+    *,
+    strict: bool,
 ) -> ConversationTable:
     # Imported here: a second that JSON files do not need.
     from datasets import Dataset, Image, Sequence, load_dataset  # noqa: PLC0415
@@ -279,7 +318,8 @@ def _open_arrow(
         elif isinstance(getattr(feature, "feature", None), Image):
             rows = rows.cast_column(name, Sequence(Image(decode=False)))
     table = _ArrowTable(source=source, image_root=image_root, image_position=image_position, rows=rows)
-    table[0]  # the schema of the first row speaks for most
+    if strict:
+        table.parsed(0)  # the schema of the first row speaks for most
     return table
 
 

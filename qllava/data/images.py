@@ -8,72 +8,38 @@ it their pixels, when torchvision is installed.
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from transformers import BaseImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from qllava.errors import DataError, ModelError
+from qllava.pictures import MOST_PIXELS, open_image, resolve_image
+
+__all__ = [
+    "ImageAspect",
+    "build_image_processor",
+    "normalize",
+    "open_image",
+    "pixel_statistics",
+    "read_pixels",
+    "resolve_image",
+    "to_pixels",
+]
 
 ImageAspect = Literal["pad", "crop", "squash"]
 
 _CONFIG = "preprocessor_config.json"
-
-
-def open_image(path: Path) -> Image.Image:
-    """A picture as people see it: turned upright by its EXIF tag, RGB, transparency on white.
-
-    White, because most pictures with transparency are drawings made for a white page; PIL's own conversion shows what
-    lies under the transparent part, usually black, and black lines vanish on it.
-
-    Raises:
-        DataError: no such file, or not a picture that can be read to its end.
-    """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I;16"):  # PIL would clip 16 bits to 8 instead of scaling them
-                scaled = np.asarray(image, dtype=np.uint16) >> 8
-                return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
-            if not image.has_transparency_data:
-                return image.convert("RGB")
-            opaque = image.convert("RGBA")
-            page = Image.new("RGBA", opaque.size, (255, 255, 255, 255))
-            return Image.alpha_composite(page, opaque).convert("RGB")
-    except FileNotFoundError:
-        raise DataError(f"image {path} does not exist; check the image folder (--images)") from None
-    except UnidentifiedImageError:
-        raise DataError(f"image {path} is not a picture that PIL can read; replace it or remove its samples") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path} cannot be read ({error}); replace it or remove its samples") from None
-
-
-def resolve_image(root: Path, name: str) -> Path:
-    """The file behind an image name of a data set, which may come from anywhere and so may not leave `root`.
-
-    Args:
-        root: the image folder; it may itself be a link.
-        name: path relative to `root`, or an absolute one inside it.
-
-    Raises:
-        DataError: the name leads out of `root` (links followed), or there is no such file.
-    """
-    base = root.resolve()
-    path = (base / name).resolve()
-    if not path.is_relative_to(base):
-        raise DataError(f"image {name!r} lies outside the image folder {root}; copy it inside or change --images")
-    if not path.is_file():
-        raise DataError(f"image {name!r} is not in {root}; check the image folder (--images)")
-    return path
 
 
 def build_image_processor(tower: str | Path, image_aspect: ImageAspect) -> BaseImageProcessor:
@@ -112,9 +78,23 @@ def build_image_processor(tower: str | Path, image_aspect: ImageAspect) -> BaseI
 def to_pixels(processor: BaseImageProcessor, image: Image.Image) -> NDArray[np.uint8]:
     """The processor's resized picture before normalisation: uint8 (3, H, W)."""
     # float mean and std are still needed by padding, which fills with the mean colour.
-    prepared = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
+    prepared = processor(_bounded(image), do_rescale=False, do_normalize=False, return_tensors="np")
     pixels = cast(NDArray[np.uint8], prepared["pixel_values"][0])
     return np.ascontiguousarray(pixels, dtype=np.uint8)
+
+
+def read_pixels(
+    processor: BaseImageProcessor, root: Path, names: Iterable[str]
+) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str]]:
+    """Pictures of a data set, each read once: (name -> pixels (3, H, W), name -> why it cannot be read)."""
+    pixels: dict[str, NDArray[np.uint8]] = {}
+    unreadable: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        try:
+            pixels[name] = to_pixels(processor, open_image(resolve_image(root, name)))
+        except DataError as error:
+            unreadable[name] = str(error)
+    return pixels, unreadable
 
 
 def pixel_statistics(processor: BaseImageProcessor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -138,6 +118,15 @@ def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     mean_tensor = torch.tensor(tuple(mean), dtype=torch.float32, device=pixels.device).view(shape)
     std_tensor = torch.tensor(tuple(std), dtype=torch.float32, device=pixels.device).view(shape)
     return (pixels.to(torch.float32) / 255 - mean_tensor) / std_tensor
+
+
+def _bounded(image: Image.Image) -> Image.Image:
+    """The picture, made smaller if the square it is padded to would be larger than any picture may be."""
+    longest, most = max(image.size), math.isqrt(MOST_PIXELS)
+    if longest <= most:
+        return image
+    width, height = (max(1, round(side * most / longest)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def _read_config(tower: str) -> dict[str, Any]:

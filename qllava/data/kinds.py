@@ -6,16 +6,20 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qllava.data.audit import Selection
+from qllava.data.rows import RowRejected
 from qllava.data.steps import Conversations
 from qllava.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
 class KindSelection:
-    """What was selected: `taken` maps a kind to (samples taken, samples there are); `left_out` counts all others."""
+    """What was selected.
 
-    conversations: Selection
+    `indices` of the samples, ascending; rows that cannot be read are among them, for the check to name. `taken` maps a
+    kind to (samples taken, samples there are); `left_out` counts all others.
+    """
+
+    indices: tuple[int, ...]
     taken: Mapping[str, tuple[int, int]]
     left_out: int
 
@@ -65,8 +69,13 @@ def select_kinds(conversations: Conversations, shares: Mapping[str, float]) -> K
         UsageError: a kind that it does not have; names those it has.
     """
     by_kind: dict[str, list[tuple[str, int]]] = {}
+    chosen: list[int] = []
     for index in range(len(conversations)):
-        conversation = conversations[index]
+        try:
+            conversation = conversations[index]
+        except RowRejected:
+            chosen.append(index)
+            continue
         if conversation.kind is not None:
             by_kind.setdefault(conversation.kind, []).append((conversation.id, index))
     if not by_kind:
@@ -77,7 +86,6 @@ def select_kinds(conversations: Conversations, shares: Mapping[str, float]) -> K
     for kind in shares:
         if kind not in by_kind:
             raise UsageError(f"--kinds {kind} is not in the data; it has {', '.join(sorted(by_kind))}")
-    chosen: list[int] = []
     taken: dict[str, tuple[int, int]] = {}
     for kind, share in shares.items():
         samples = by_kind[kind]
@@ -86,7 +94,7 @@ def select_kinds(conversations: Conversations, shares: Mapping[str, float]) -> K
         chosen += [index for _, index in ranked[:number]]
         taken[kind] = (number, len(samples))
     chosen.sort()
-    return KindSelection(Selection(conversations, tuple(chosen)), taken, len(conversations) - len(chosen))
+    return KindSelection(tuple(chosen), taken, len(conversations) - len(chosen))
 
 
 def _rank(identity: str) -> bytes:

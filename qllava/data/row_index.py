@@ -1,16 +1,17 @@
-"""Where the rows of a checked JSON file lie and which share pictures, kept between runs.
+"""Where the rows of a JSON file lie and which share pictures, kept between runs.
 
-Checking 665,000 rows takes half a minute, and nothing changes while the file does not: the index is kept under the
-file's content hash (and the hash of the rules it was checked by), so a changed file is checked again wherever it lies.
-It is read back memory-mapped; deleting the folder costs one more check.
+Reading 665,000 rows takes half a minute, and nothing changes while the file does not: the index is kept under the
+file's content hash (and the hash of the rules it was read by), so a changed file is read again wherever it lies. It is
+loaded memory-mapped; deleting the folder costs one more reading.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qllava.files import sha256
-from qllava.types import Conversation
+from qllava.files import sha256, write_json
+
+UNREADABLE = -2
 
 
 @dataclass(frozen=True)
@@ -28,25 +30,34 @@ class RowIndex:
 
     Attributes:
         starts, stops: (rows,) the bytes [start, stop) of each.
-        groups: (rows,) equal numbers share their pictures, counted in order of appearance; -1 is text only.
+        groups: (rows,) equal numbers share their pictures, counted in order of appearance; -1 is text only,
+            `UNREADABLE` a row that does not fit the schema.
+        names: all pictures in order of appearance, or the file that lists them.
     """
 
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
     groups: NDArray[np.int64]
+    names: tuple[str, ...] | Path
+
+    def pictures(self) -> Sequence[str]:
+        """The names of all pictures, each once."""
+        if isinstance(self.names, Path):
+            listed: list[str] = json.loads(self.names.read_text(encoding="utf-8"))
+            return listed
+        return self.names
 
 
-def build_index(rows: Iterable[tuple[int, int, Conversation]]) -> RowIndex:
-    """The index of (start, stop, conversation) triples."""
+def numbered(spans: RowIndex, images: Iterable[tuple[str, ...] | None]) -> RowIndex:
+    """The index with its groups, from the pictures of each row (None: it cannot be read)."""
     numbers: dict[tuple[str, ...], int] = {}
-    table = np.array(
-        [
-            (start, stop, numbers.setdefault(row.images, len(numbers)) if row.images else -1)
-            for start, stop, row in rows
-        ],
+    groups = np.fromiter(
+        (UNREADABLE if row is None else numbers.setdefault(row, len(numbers)) if row else -1 for row in images),
         dtype=np.int64,
-    ).reshape(-1, 3)
-    return RowIndex(*np.ascontiguousarray(table.T))
+        count=len(spans.starts),
+    )
+    names = dict.fromkeys(name for row in numbers for name in row)
+    return RowIndex(spans.starts, spans.stops, groups, tuple(names))
 
 
 def cache_root() -> Path:
@@ -66,7 +77,8 @@ def load_index(path: Path) -> RowIndex | None:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return RowIndex(*table) if table.dtype == np.int64 and table.ndim == 2 and len(table) == 3 else None
+    whole = table.dtype == np.int64 and table.ndim == 2 and len(table) == 3 and _names(path).is_file()
+    return RowIndex(table[0], table[1], table[2], _names(path)) if whole else None
 
 
 def save_index(path: Path, index: RowIndex) -> None:
@@ -74,6 +86,7 @@ def save_index(path: Path, index: RowIndex) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(_names(path), list(index.pictures()))  # first: an index without names is none
         with aside.open("wb") as file:
             np.save(file, np.stack([index.starts, index.stops, index.groups]))
         aside.replace(path)
@@ -82,10 +95,14 @@ def save_index(path: Path, index: RowIndex) -> None:
             aside.unlink()
 
 
+def _names(path: Path) -> Path:
+    return path.with_suffix(".pictures.json")
+
+
 @cache
 def _rules() -> str:
     """Short hash of the code that checks rows: an index made by other rules is not used."""
     digest = hashlib.sha256()
-    for name in ("rows.py", "formats.py", "row_index.py"):
+    for name in ("rows.py", "formats.py", "json_spans.py", "row_index.py"):
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()[:12]

@@ -7,7 +7,7 @@ of its step. Which samples belong to a step depends on data and seed only, never
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from PIL import Image
 from transformers import BaseImageProcessor
 
 from qllava.data.encode import ChatEncoder, Encoded, SampleRejected
-from qllava.data.images import open_image, resolve_image, to_pixels
+from qllava.data.images import read_pixels, to_pixels
 from qllava.data.packing import pack_samples
 from qllava.data.trees import Tree
 from qllava.types import Conversation
@@ -129,31 +129,37 @@ class StepBuilder:
     def build(self, step: int) -> dict[str, Any]:
         """One step as the collator takes it.
 
+        A picture that cannot be read takes its samples with it, nothing stands in for it; no pack may be left.
+
         Returns:
             `step`; `token_budget` it was packed to (0: not packed); `packs`, each `{"tree", "pixels"}` with its decoded
             pictures, (I, 3, H, W) uint8 or None; `rejected`: (id, reason) of samples that cannot be used.
         """
         token_budget = self.budget.tokens
-        packs, rejected = self.pack(step, token_budget)
+        samples, rejected = self._encode(step)
+        pixels, unreadable = read_pixels(
+            self.image_processor, self.image_root, (name for _, sample in samples for name in sample.images)
+        )
+        readable: list[Encoded] = []
+        for identity, sample in samples:
+            reason = next((unreadable[name] for name in sample.images if name in unreadable), None)
+            if reason is None:
+                readable.append(sample)
+            else:
+                rejected.append((identity, reason))
+        packs = pack_samples(readable, image_token_id=self.encoder.image_token_id, token_budget=token_budget)
         return {
             "step": step,
             "token_budget": token_budget or 0,
-            "packs": [self._with_pixels(pack) for pack in packs],
+            "packs": [_with_pixels(pack, pixels) for pack in packs],
             "rejected": rejected,
         }
 
     def pack(self, step: int, token_budget: int | None) -> tuple[list[Tree], list[tuple[str, str]]]:
         """Packs of one step, and the samples that cannot be used; no picture is opened."""
-        encoded: list[Encoded] = []
-        rejected: list[tuple[str, str]] = []
-        for index in self.plan.members(step):
-            conversation = self.conversations[index]
-            try:
-                encoded.append(self.encoder.encode(conversation, self.max_length))
-            except SampleRejected as error:
-                rejected.append((conversation.id, str(error)))
-        packs = pack_samples(encoded, image_token_id=self.encoder.image_token_id, token_budget=token_budget)
-        return packs, rejected
+        samples, rejected = self._encode(step)
+        encoded = [sample for _, sample in samples]
+        return pack_samples(encoded, image_token_id=self.encoder.image_token_id, token_budget=token_budget), rejected
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -161,11 +167,21 @@ class StepBuilder:
         height, width = to_pixels(self.image_processor, Image.new("RGB", (8, 8))).shape[1:]
         return height, width
 
-    def _with_pixels(self, pack: Tree) -> dict[str, Any]:
-        pixels = [
-            to_pixels(self.image_processor, open_image(resolve_image(self.image_root, name))) for name in pack.images
-        ]
-        return {"tree": pack, "pixels": np.stack(pixels) if pixels else None}
+    def _encode(self, step: int) -> tuple[list[tuple[str, Encoded]], list[tuple[str, str]]]:
+        """(id, tokens) of the step's samples, and (id, reason) of those that cannot be used."""
+        samples: list[tuple[str, Encoded]] = []
+        rejected: list[tuple[str, str]] = []
+        for index in self.plan.members(step):
+            conversation = self.conversations[index]
+            try:
+                samples.append((conversation.id, self.encoder.encode(conversation, self.max_length)))
+            except SampleRejected as error:
+                rejected.append((conversation.id, str(error)))
+        return samples, rejected
+
+
+def _with_pixels(pack: Tree, pixels: Mapping[str, NDArray[np.uint8]]) -> dict[str, Any]:
+    return {"tree": pack, "pixels": np.stack([pixels[name] for name in pack.images]) if pack.images else None}
 
 
 def step_dataset(builder: StepBuilder) -> Dataset:

@@ -66,7 +66,7 @@ def write_answers(
     chosen = spread(list(by_picture), limit)
     writer = PageWriter(None, models if len(models) > 1 else ())
     for image in chosen:
-        writer.add(image, image_root / image if image else None, [_entry(row) for row in by_picture[image]])
+        writer.add(image, image_root, [_entry(row) for row in by_picture[image]])
     judged = any(row.right is not None for row in rows)
     who = models[0] if len(models) == 1 else f"{len(models)} models"
     words = Words("answers", "answers" if judged else "questions", "right", "wrong" if judged else "", who)

@@ -68,8 +68,7 @@ def write_gallery(folder: Path, out: Path | None = None, *, limit: int = DEFAULT
         writer = PageWriter(place)
         for image in chosen:
             record = data.picture(image)
-            path = data.image_root / record.image
-            writer.add(record.image, path, record.samples, captions=record.captions, boxes=record.boxes)
+            writer.add(record.image, data.image_root, record.samples, captions=record.captions, boxes=record.boxes)
         words = Words("gallery", "samples", "kept", "rejected", f"teacher {data.teacher}")
         scripts = writer.finish(title=folder.resolve().name, words=words, of_pictures=len(data.images))
     write_page(out, page_html(scripts, "" if inline else f"{pages.name}/"))

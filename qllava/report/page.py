@@ -11,7 +11,6 @@ import base64
 import io
 import json
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -19,7 +18,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from qllava.errors import DataError
+from qllava.pictures import open_image, resolve_image
 
 FILE_PICTURES = 50
 PAGE_PICTURES = 20
@@ -89,14 +91,14 @@ class PageWriter:
     def add(
         self,
         image: str,
-        path: Path | None,
+        root: Path,
         entries: Sequence[PageEntry],
         *,
         captions: Sequence[str] = (),
         boxes: Sequence[PageBox] = (),
     ) -> None:
-        """Add one picture: its name, empty for entries without one, and the file it is in."""
-        small = thumbnail(path) if image and path is not None else None
+        """Add one picture: its name below `root`, empty for entries without one."""
+        small = thumbnail(root, image) if image else None
         if small is None and image:
             self.unreadable += 1
         width, height, data = small or (4, 3, "")
@@ -184,15 +186,11 @@ def _search_text(entry: PageEntry) -> str:
     return " ".join([*texts, *entry.columns, entry.reason or "", entry.detail]).lower()
 
 
-def thumbnail(path: Path) -> tuple[int, int, str] | None:
-    """(width, height, JPEG as base64) of at most 320 pixels a side, turned as its EXIF says; None if unreadable."""
+def thumbnail(root: Path, image: str) -> tuple[int, int, str] | None:
+    """(width, height, JPEG as base64) of at most 320 pixels a side; None if unreadable or outside the image root."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged EXIF and huge pictures: the thumbnail is made or is not
-            with Image.open(path) as opened:
-                opened.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = open_image(resolve_image(root, image), draft=_THUMBNAIL)
+    except DataError:  # counted and shown as an empty frame
         return None
     scale = _THUMBNAIL / max(picture.size)
     if scale < 1:

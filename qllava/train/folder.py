@@ -14,6 +14,7 @@ from transformers import BaseImageProcessor
 from qllava.checkpoint.manifest import Manifest, Run
 from qllava.checkpoint.weights import ADAPTER_CONFIG, ADAPTER_FILE, PROJECTOR_FILE, llava_of, save_trained
 from qllava.data.chat_template import load_chat_template
+from qllava.data.check_cache import write_findings
 from qllava.data.encode import ChatEncoder
 from qllava.evaluate.sees import Sight
 from qllava.files import sha256
@@ -23,7 +24,7 @@ from qllava.report.loss_curve import write_loss_curve
 from qllava.train.callbacks import METRICS_FILE, packing_summary
 from qllava.train.parts import Parts
 from qllava.train.request import TrainRequest, recipe_digest, source_entry
-from qllava.train.samples import Samples
+from qllava.train.samples import CHECK_FILE, Samples
 
 REJECTED_FILE = "rejected.jsonl"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
@@ -41,6 +42,7 @@ def open_run(
     if unfinished is not None:
         return unfinished.manifest.with_changes(status="running").write(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    write_findings(folder / CHECK_FILE, samples.findings)
     (folder / "recipe.yaml").write_text(request.recipe.to_yaml(), encoding="utf-8")
     return Manifest(
         stage=request.stage,

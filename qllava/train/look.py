@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qllava.data.chat_template import PLAIN
+from qllava.data.images import read_pixels
 from qllava.data.steps import Conversations
 from qllava.errors import DataError
 from qllava.evaluate.held_out import HELD_OUT, HeldOut, read_held_out
@@ -30,13 +31,20 @@ def look(request: TrainRequest, samples: Samples, parts: Parts, view: TrainView)
     )
     return sees(
         parts.model,
-        held.conversations,
+        _readable(held, parts),
         encoder=parts.encoder,
         image_processor=parts.image_processor,
         image_root=held.image_root,
         max_length=request.recipe.data.max_length,
         device=parts.device,
     )
+
+
+def _readable(held: HeldOut, parts: Parts) -> list[Conversation]:
+    """Those whose pictures can be read: one that broke meanwhile must not cost the run its last line."""
+    names = (name for conversation in held.conversations for name in conversation.images)
+    readable, _ = read_pixels(parts.image_processor, held.image_root, names)
+    return [c for c in held.conversations if all(name in readable for name in c.images)]
 
 
 def _held_out(request: TrainRequest, parts: Parts, view: TrainView) -> HeldOut | None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qllava.checkpoint.manifest import Run, list_runs, next_folder, read_run
-from qllava.data.steps import Conversations
+from qllava.data.encode import ChatEncoder
+from qllava.data.findings import MOST_BAD
+from qllava.data.formats import ConversationTable
 from qllava.errors import DataError, RunError, UsageError
 from qllava.files import sha256
 from qllava.plan.device import DeviceProbe
 from qllava.recipe import Recipe
-from qllava.types import STAGE_FILES, Stage
+from qllava.types import STAGE_FILES, Conversation, Stage
 
 CARD = "card.json"
 
@@ -52,6 +55,8 @@ class TrainRequest:
         new: start another run even if an unfinished one could be continued.
         vram_gib: plan for this much memory at most.
         command: the command line that repeats this.
+        max_bad: share of samples that cannot be trained on, 0-1, above which training does not start.
+        show: told the encoder and the first samples of step 1 before it; the command line prints them.
         report_to: stock loggers of Trainer, e.g. `("wandb",)`.
     """
 
@@ -59,13 +64,15 @@ class TrainRequest:
     recipe: Recipe
     why: str
     data: DataSource
-    conversations: Conversations
+    conversations: ConversationTable
     runs: Path
     probe: DeviceProbe
     command: str
     source: Run | None = None
     new: bool = False
     vram_gib: float | None = None
+    max_bad: float = MOST_BAD
+    show: Callable[[ChatEncoder, Sequence[Conversation]], None] | None = None
     report_to: tuple[str, ...] = ()
 
 

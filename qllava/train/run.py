@@ -43,7 +43,7 @@ def train(request: TrainRequest, view: TrainView) -> Outcome:
         verify_files(request.source)
     folder, unfinished = claim_run(request)
     encoder = build_encoder(recipe, template=stage_template(recipe.template, recipe.align_template, request.stage))
-    samples = open_samples(request, encoder, view)
+    samples = open_samples(request, folder, encoder, view)
     plan = make_plan(recipe, request.stage, request.probe, len(samples.conversations), request.vram_gib)
     image_processor = build_image_processor(resolve_model(recipe.model.vision_tower), recipe.data.image_aspect)
     manifest = open_run(request, folder, unfinished, samples, encoder, image_processor)

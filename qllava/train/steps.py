@@ -98,7 +98,7 @@ def run_steps(
         fuse_layers(llava_of(parts.model))
     elif recipe.train.compile:
         view.note("fusion", "off", "train.compile is for NVIDIA cards")
-    longest = samples.audit.longest if samples.audit.complete else recipe.data.max_length
+    longest = samples.findings.longest if samples.findings.complete else recipe.data.max_length
     fitting.begin(trainer, builder, start=start, longest=longest, optimizer=optimizer)
     checkpoints = checkpoint_folders(folder)
     stop.install()

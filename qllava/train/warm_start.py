@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +11,7 @@ from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 
 from qllava.checkpoint.weights import llava_of
 from qllava.data.encode import ChatEncoder, Encoded, SampleRejected
-from qllava.data.images import normalize, open_image, pixel_statistics, resolve_image, to_pixels
+from qllava.data.images import normalize, pixel_statistics, read_pixels
 from qllava.data.steps import Conversations
 from qllava.datagen.noun_phrases import can_name
 from qllava.model.forward import tower_features
@@ -45,9 +44,6 @@ def fit_to_captions(
 
     Returns:
         Token id -> share of the word's variance over the captions that the pictures explain, 0-1; see `fit_to_words`.
-
-    Raises:
-        DataError: a picture is missing or unreadable.
     """
     samples = _samples(conversations, encoder, max_length)
     if not samples:
@@ -55,25 +51,32 @@ def fit_to_captions(
     projector = model.model.multi_modal_projector
     statistics = pixel_statistics(image_processor)
 
-    def features_of(some: Sequence[Encoded]) -> torch.Tensor:
-        names = [sample.images[0] for sample in some]
-        pixels = np.stack([to_pixels(image_processor, open_image(resolve_image(image_root, name))) for name in names])
-        return tower_features(model, normalize(torch.from_numpy(pixels).to(device), *statistics)).float()
-
-    some_features = features_of(samples[:_AT_ONCE])
-    sums = torch.cat(
-        [features_of(samples[start : start + _AT_ONCE]).sum(1) for start in range(0, len(samples), _AT_ONCE)]
-    )
+    kept: list[Encoded] = []
+    sums: list[torch.Tensor] = []
+    some_features: torch.Tensor | None = None
+    for start in range(0, len(samples), _AT_ONCE):
+        chunk = samples[start : start + _AT_ONCE]
+        readable, _ = read_pixels(image_processor, image_root, (sample.images[0] for sample in chunk))
+        chunk = [sample for sample in chunk if sample.images[0] in readable]  # training names the others
+        if not chunk:
+            continue
+        pixels = torch.from_numpy(np.stack([readable[sample.images[0]] for sample in chunk]))
+        features = tower_features(model, normalize(pixels.to(device), *statistics)).float()
+        some_features = features if some_features is None else some_features
+        sums.append(features.sum(1))
+        kept += chunk
+    if some_features is None:
+        return {}
     # Articles and prepositions stand beside everything and would be found in every patch.
     tokenizer = encoder.tokenizer
-    namings = {i for i in set().union(*(s.input_ids for s in samples)) if _names(str(tokenizer.decode([i])))}
+    namings = {i for i in set().union(*(s.input_ids for s in kept)) if _names(str(tokenizer.decode([i])))}
     namings -= set(tokenizer.all_special_ids)
     captions = [
         [id_ for id_, trained in zip(s.input_ids, s.assistant_mask, strict=True) if trained and id_ in namings]
-        for s in samples
+        for s in kept
     ]
     embedding = cast(torch.Tensor, model.get_input_embeddings().weight)
-    return fit_to_words(projector, sums, captions, embedding, features=some_features)
+    return fit_to_words(projector, torch.cat(sums), captions, embedding, features=some_features)
 
 
 def _samples(conversations: Conversations, encoder: ChatEncoder, max_length: int) -> list[Encoded]:

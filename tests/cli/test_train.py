@@ -29,6 +29,7 @@ def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory: tiny models, data, and a qllava.yaml that names their recipe."""
     make_workspace(tmp_path)
+    monkeypatch.setenv("QLLAVA_CACHE", str(tmp_path / "cache"))
     values = tiny_recipe(tmp_path).model_dump(mode="json")
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(values))
     (tmp_path / "qllava.yaml").write_text("recipe: tiny.yaml\n")
@@ -62,6 +63,8 @@ def test_stages_follow_each_other(
     assert printed.out == ""
     assert "next qllava train --stage 2 --lora-r 64" in printed.err
     assert "8 pairs align a projector poorly" in printed.err
+    assert "data checked 8 samples (8 tokenized, 8 of 8 pictures decoded)" in printed.err
+    assert printed.err.count(" picture\n]]") == 3  # the first samples, what is trained between brackets
     assert run(monkeypatch, "train", "--stage", "2", "--lora-r", "8") == 0
     printed = capsys.readouterr()
     assert "LoRA r 8, alpha 16 (alpha 2 x r; --lora-r)" in printed.err

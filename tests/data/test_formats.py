@@ -355,4 +355,4 @@ def test_more_bad_sources(tmp_path: Path) -> None:
     assert message(tmp_path / "empty").endswith("holds no .parquet file; name the data file itself")
     (tmp_path / "latin.json").write_bytes(b'["\xe9"]')
     assert message(tmp_path / "latin.json").endswith("; save it as UTF-8 JSON")
-    assert "line 2 is not JSON" in message(_write(tmp_path, json.dumps(CAT) + "\n{", "bad.jsonl"))
+    assert "row 1 is not JSON" in message(_write(tmp_path, json.dumps(CAT) + "\n{", "bad.jsonl"))

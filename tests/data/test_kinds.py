@@ -53,24 +53,24 @@ def test_what_is_no_kind_or_share(text: str, said: str) -> None:
 
 def test_samples_of_the_kinds_in_their_order() -> None:
     selection = select_kinds(SAMPLES, {"detail": 1.0, "conversation": 1.0})
-    assert [c.id for c in (selection.conversations[i] for i in range(60))] == [c.id for c in SAMPLES[:60]]
-    assert len(selection.conversations) == 60
+    assert [SAMPLES[i].id for i in selection.indices] == [c.id for c in SAMPLES[:60]]
+    assert len(selection.indices) == 60
     assert selection.left_out == 101
     assert selection.sentence() == "detail 20, conversation 40"
 
 
 def test_shares_are_the_same_each_time_and_nested() -> None:
     def ids(share: float) -> set[str]:
-        selection = select_kinds(SAMPLES, {"reasoning": share}).conversations
-        return {selection[i].id for i in range(len(selection))}
+        return {SAMPLES[i].id for i in select_kinds(SAMPLES, {"reasoning": share}).indices}
 
     assert (len(ids(0.05)), len(ids(0.1)), len(ids(0.001))) == (5, 10, 1)
     assert ids(0.001) < ids(0.05) < ids(0.1) < ids(1.0)
     assert ids(0.05) != {f"r{n}" for n in range(5)}
-    selection = select_kinds(list(reversed(SAMPLES)), {"conversation": 1.0, "detail": 0.05, "reasoning": 0.1})
+    backwards = list(reversed(SAMPLES))
+    selection = select_kinds(backwards, {"conversation": 1.0, "detail": 0.05, "reasoning": 0.1})
     assert selection.taken == {"conversation": (40, 40), "detail": (1, 20), "reasoning": (10, 100)}
     assert selection.sentence() == "conversation 40, detail 1 of 20, reasoning 10 of 100"
-    assert {c.id for c in (selection.conversations[i] for i in range(51)) if c.kind == "reasoning"} == ids(0.1)
+    assert {backwards[i].id for i in selection.indices if backwards[i].kind == "reasoning"} == ids(0.1)
 
 
 def test_unknown_kinds_and_data_without_any() -> None:

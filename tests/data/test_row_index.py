@@ -38,7 +38,7 @@ def no_checking(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the file was checked again")
 
-    monkeypatch.setattr(formats, "_checked_rows", refuse)
+    monkeypatch.setattr(formats, "_spans", refuse)
 
 
 def test_the_second_opening_checks_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,10 +58,12 @@ def test_the_second_opening_checks_nothing(file: Path, monkeypatch: pytest.Monke
 
 def test_groups_are_those_of_decoding_every_row(file: Path) -> None:
     table = load_conversations(file)
-    slow = list(_picture_groups([table[i] for i in range(len(table))]))  # a list does not know
-    fast = list(_picture_groups(table))
+    slow = list(_picture_groups([table[i] for i in range(len(table))], ()))  # a list does not know
+    fast = list(_picture_groups(table, ()))
     assert slow == [(image,) if image else None for image in IMAGES]
     assert fast == [0, 1, None, 0, 2, None, 1, 2]
+    for opened in (table, load_conversations(file)):  # as it was read, and as it was kept
+        assert list(opened.pictures()) == ["a.jpg", "b.jpg", "ü.jpg"]
 
 
 def test_a_bad_file_is_told_every_time_and_keeps_nothing(file: Path, tmp_path: Path) -> None:
@@ -75,7 +77,7 @@ def test_a_bad_file_is_told_every_time_and_keeps_nothing(file: Path, tmp_path: P
 @pytest.mark.parametrize("damage", [b"", b"x", b"\x93NUMPY\x01\x00"])
 def test_a_damaged_index_is_made_again(file: Path, tmp_path: Path, damage: bytes) -> None:
     expected = list(load_conversations(file))
-    (kept,) = (tmp_path / "cache" / "rows").iterdir()
+    (kept,) = (tmp_path / "cache" / "rows").glob("*.npy")
     whole = kept.read_bytes()
     kept.write_bytes(damage)
     assert list(load_conversations(file)) == expected

@@ -30,7 +30,7 @@ def trainer(tmp_path: Path) -> StageTrainer:
     asked = request(make_workspace(tmp_path), "align")
     recipe = asked.recipe
     encoder = build_encoder(recipe, template=stage_template(recipe.template, recipe.align_template, "align"))
-    samples = open_samples(asked, encoder, SilentView())
+    samples = open_samples(asked, tmp_path / "new", encoder, SilentView())
     parts = build_parts(asked, encoder, build_image_processor(recipe.model.vision_tower, "pad"))
     builder = StepBuilder(
         conversations=samples.conversations,

@@ -121,4 +121,4 @@ def request(folder: Path, stage: Stage, *, source: Run | None = None, **changes:
     }
     merged = {**settings, **changes}
     data: DataSource = merged["data"]
-    return TrainRequest(**merged, conversations=load_conversations(data.path, image_root=data.image_root))
+    return TrainRequest(**merged, conversations=load_conversations(data.path, image_root=data.image_root, strict=False))
