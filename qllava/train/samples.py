@@ -41,7 +41,7 @@ def open_samples(request: TrainRequest, folder: Path, encoder: ChatEncoder, view
     """
     recipe, stage = request.recipe, request.recipe.stage(request.stage)
     needs_image = request.stage == "align"
-    findings = read_findings(folder / CHECK_FILE)
+    findings = known = read_findings(folder / CHECK_FILE)
     if findings is None:
         findings = _check(request, encoder, view, needs_image=needs_image)
         findings.require(request.max_bad, request.data.path)
@@ -54,7 +54,7 @@ def open_samples(request: TrainRequest, folder: Path, encoder: ChatEncoder, view
         seed=recipe.seed,
         max_steps=stage.max_steps,
     )
-    if request.show is not None:
+    if request.show is not None and known is None:
         request.show(encoder, [audit.usable[index] for index in steps.members(0)[:3]])
     return Samples(audit.usable, steps, audit, findings)
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from qllava.data.steps import plan_steps
+from qllava.data.collator import collate_step
+from qllava.data.formats import load_conversations
+from qllava.data.images import open_image, to_pixels
+from qllava.data.steps import StepBuilder, plan_steps
+from tests.data.golden import build_encoder
+from tests.data.tiny_tokenizers import byte_level
 
 
 def test_every_sample_once_an_epoch_in_full_batches() -> None:
@@ -43,3 +53,46 @@ def test_step_cap_keeps_the_beginning() -> None:
     assert len(capped) == 12
     assert [capped.members(i) for i in range(12)] == [whole.members(i) for i in range(12)]
     assert len(plan_steps(list(range(40)), batch_size=4, epochs=1, seed=0, max_steps=99)) == 10
+
+
+def builder(folder: Path, names: list[str]) -> StepBuilder:
+    """Two samples a picture, all in one step."""
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
+    rows = [{"id": f"{name}-{n}", "image": name, "conversations": turns} for name in names for n in (0, 1)]
+    (folder / "data.json").write_text(json.dumps(rows))
+    square = {"height": 8, "width": 8}
+    return StepBuilder(
+        conversations=load_conversations(folder / "data.json"),
+        plan=plan_steps([row["image"] for row in rows], batch_size=100, epochs=1, seed=0),
+        encoder=build_encoder(byte_level(), "chatml"),
+        image_root=folder,
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=square),
+        max_length=200,
+        token_budget=400,
+    )
+
+
+def test_a_picture_that_breaks_takes_its_samples_with_it(tmp_path: Path) -> None:
+    names = ["a.png", "b.png", "c.png"]
+    for number, name in enumerate(names):
+        Image.effect_noise((20 + number, 20), 90).save(tmp_path / name)
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:100])
+    made = builder(tmp_path, names)
+    packs, rejected = made.build(0)
+    assert sorted(sample for sample, _ in rejected) == ["b.png-0", "b.png-1"]
+    assert all(f"image {tmp_path / 'b.png'} cannot be read" in reason for _, reason in rejected)
+    assert sum(pack["tree"].samples for pack in packs) == 4
+    shown = [name for pack in packs for name in pack["tree"].images]
+    assert sorted(shown) == ["a.png", "c.png"]
+    for pack in packs:
+        for name, pixels in zip(pack["tree"].images, pack["pixels"], strict=True):
+            assert np.array_equal(pixels, to_pixels(made.image_processor, open_image(tmp_path / name)))
+
+
+def test_a_step_may_lose_everything(tmp_path: Path) -> None:
+    packs, rejected = builder(tmp_path, ["gone.png"]).build(0)
+    assert packs == []
+    assert len(rejected) == 2
+    step = collate_step([{"packs": packs, "rejected": rejected}])
+    assert (step["packs"], step["supervised"], step["samples"], step["tokens"]) == ([], 0, 0, 0)
+    assert step["rejected"] == rejected
