@@ -208,6 +208,6 @@ def _impostors() -> Iterator[Odd]:
     yield Odd("program.eps", save(image, "EPS"), reason="unreadable")
     yield Odd("program.jpg", save(image, "EPS"), reason="unreadable")
     yield Odd("document.pdf", save(image, "PDF"), reason="unreadable")
-    huge = save(image.resize((64, 64)), "ICO")
+    huge = save(image.resize((64, 64)), "ICO", sizes=[(64, 64)])
     at = huge.index(b"IHDR") + 4
     yield Odd("bomb-inside.ico", huge[:at] + struct.pack(">II", 60_000, 60_000) + huge[at + 8 :], reason="unreadable")

@@ -70,7 +70,7 @@ def list_spans(path: Path) -> Iterator[tuple[Span, object]]:
                 raise window.broken(path, getattr(error, "msg", str(error))) from None
             except RecursionError:
                 raise window.broken(path, "nested too deeply") from None
-            if stop == len(window.text) and window.fill():  # a number may go on
+            if len(window.text) - stop < _CUT and window.fill():  # a number may go on: 1, 1.5, 1.5e-3
                 continue
             yield (window.offset + window.at, window.offset + stop), row
             window.at = stop

@@ -85,6 +85,18 @@ def scripts(text: str) -> dict[str, Any]:
     return {f"{name}-{number}": json.loads(value) for name, number, value in found}
 
 
+def test_pictures_outside_the_image_root_are_not_shown(tmp_path: Path) -> None:
+    data = write_folder(tmp_path, [sample("a.jpg", "What?", "A dog."), sample("lost-1", "What?", "A cat.")])
+    Image.new("RGB", (640, 480), "red").save(tmp_path / "secret.png")
+    (tmp_path / "coco" / "lost-link.png").symlink_to(tmp_path / "secret.png")
+    rows = [sample(name, "What?", "x") for name in ("../secret.png", str(tmp_path / "secret.png"), "lost-link.png")]
+    (data / "instruct.json").write_text(json.dumps([sample("a.jpg", "What?", "A dog."), *rows]))
+    report = write_gallery(data)
+    assert (report.pictures, report.unreadable) == (4, 3)
+    shown = scripts(report.out.read_text(encoding="utf-8"))["pictures-0"]
+    assert [bool(picture["data"]) for picture in shown] == [True, False, False, False]
+
+
 def test_a_small_gallery_is_one_file_with_everything(folder: Path) -> None:
     report = write_gallery(folder)
     assert report.out == folder / "gallery.html"
