@@ -22,6 +22,7 @@ from pathlib import Path
 
 from qllava.checkpoint.load import build_encoder
 from qllava.data.audit import audit
+from qllava.data.encode import SampleRejected
 from qllava.data.formats import load_conversations
 from qllava.data.steps import plan_steps
 from qllava.recipe import load_recipe
@@ -85,10 +86,14 @@ def main() -> None:
             checked = audit(table, encoder, max_length=512, needs_image=False)
         with timed("group and plan the steps of one epoch"):
             steps = plan_steps(checked.groups, batch_size=128, epochs=1, seed=0)
+        rejected = 0
         with timed(f"tokenise {min(rows, TOKENISED):,} rows"):
             for index in range(min(rows, TOKENISED)):
-                encoder.encode(table[index], 512)
-        print(f"{len(steps):,} steps")
+                try:
+                    encoder.encode(table[index], 512)
+                except SampleRejected:
+                    rejected += 1
+        print(f"{len(steps):,} steps; {rejected} of the tokenised rows are longer than 512 tokens")
 
 
 if __name__ == "__main__":

@@ -67,17 +67,16 @@ def plan_steps(
         epochs: passes over the data; a fraction stops in the middle of the last.
         max_steps: stop there.
     """
-    by_group: dict[object, list[int]] = {}
-    for index, key in enumerate(groups):
-        by_group.setdefault(key, []).append(index)
-    members = [np.asarray(indices, dtype=np.int64) for indices in by_group.values()]
+    numbers: dict[object, int] = {}
+    group = np.fromiter((numbers.setdefault(key, len(numbers)) for key in groups), dtype=np.int64, count=len(groups))
     order: list[NDArray[np.int64]] = []
     bounds = [0]
     remaining = round(epochs * len(groups))
     epoch = 0
     while remaining > 0 and (max_steps is None or len(bounds) <= max_steps):
-        shuffled = np.random.default_rng((seed, epoch)).permutation(len(members))
-        indices = np.concatenate([members[i] for i in shuffled])[:remaining]
+        place = np.empty(len(numbers), dtype=np.int64)
+        place[np.random.default_rng((seed, epoch)).permutation(len(numbers))] = np.arange(len(numbers))
+        indices = np.argsort(place[group], kind="stable")[:remaining]
         order.append(indices)
         start = bounds[-1]
         bounds += [start + min((i + 1) * batch_size, len(indices)) for i in range(math.ceil(len(indices) / batch_size))]

@@ -43,6 +43,24 @@ def test_depends_on_data_and_seed_only() -> None:
     assert plans[0] == plans[1] != plans[2]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_is_that_of_groups_laid_end_to_end(seed: int) -> None:
+    """The slow twin: shuffle the groups as lists, then join them."""
+    rng = np.random.default_rng(seed)
+    groups = [f"p{i}" if i % 5 else ("text", n) for n, i in enumerate(rng.integers(0, 30, size=80).tolist())]
+    by_group: dict[object, list[int]] = {}
+    for index, key in enumerate(groups):
+        by_group.setdefault(key, []).append(index)
+    members = list(by_group.values())
+    expected = [
+        index
+        for epoch in range(2)
+        for number in np.random.default_rng((seed, epoch)).permutation(len(members))
+        for index in members[number]
+    ]
+    assert plan_steps(groups, batch_size=7, epochs=2, seed=seed).order.tolist() == expected
+
+
 @pytest.mark.parametrize(("epochs", "samples"), [(0.5, 10), (1.0, 20), (1.5, 30)])
 def test_fractions_of_an_epoch(epochs: float, samples: int) -> None:
     plan = plan_steps(list(range(20)), batch_size=4, epochs=epochs, seed=0)
