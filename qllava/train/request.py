@@ -126,8 +126,10 @@ def find_source(runs: Path, align: Path | None) -> Run:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Identity of a resolved recipe; its name and description do not count."""
-    settings = recipe.model_dump(mode="json", exclude={"name", "description"})
+    """Identity of a resolved recipe; its name does not count, nor what changes no weight: saving and data workers."""
+    saving = {"save_steps", "keep_checkpoints"}
+    left_out: dict[str, Any] = {"data": {"workers"}, "align": saving, "finetune": saving}
+    settings = recipe.model_dump(mode="json", exclude={"name": True, "description": True, **left_out})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
