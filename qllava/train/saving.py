@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,8 @@ from qllava.train.callbacks import TrainView
 
 # What a full or failing disk raises: Python, safetensors, and torch.save's zip writer (a plain RuntimeError).
 WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
+# How Rust's writers (safetensors, tokenizers) name what the system said.
+_OS_ERROR = re.compile(r"os error (\d+)")
 # Weights and AdamW's two moments, fp32.
 _BYTES_A_PARAMETER = 12
 
@@ -153,7 +157,7 @@ def writing_results(run_folder: Path, command: str) -> Iterator[None]:
         yield
     except Exception as error:
         # The tokenizer's writer raises a bare Exception with the system's words.
-        if not isinstance(error, OSError | SafetensorError) and "os error" not in str(error):
+        if not isinstance(error, OSError | SafetensorError) and not _OS_ERROR.search(str(error)):
             raise
         raise RunError(
             f"{run_folder} is trained, but its results could not be written ({_first_line(error)}); free some space "
@@ -164,5 +168,7 @@ def writing_results(run_folder: Path, command: str) -> Iterator[None]:
 def _first_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if number := _OS_ERROR.search(str(error)):
+        return os.strerror(int(number[1]))
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

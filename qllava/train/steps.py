@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 
 from qllava.checkpoint.manifest import Manifest
 from qllava.checkpoint.saved import checkpoint_folders, read_seal
 from qllava.data.images import pixel_statistics
 from qllava.data.steps import StepBuilder, step_dataset
-from qllava.errors import QllavaError
+from qllava.errors import QllavaError, RunError
 from qllava.plan.plan import Plan
 from qllava.train.callbacks import Figures, StopOnSignal, TrainView
 from qllava.train.health import BrokenTrainingError, Health
@@ -121,6 +122,11 @@ def run_steps(
     except BrokenTrainingError:
         _interrupted(folder, manifest, trainer.saver.last_step())
         raise
+    except UnpicklingError as error:
+        raise RunError(
+            f"{checkpoints[-1]} is refused: it holds more than tensors and could run code; do not continue runs of "
+            "people you do not trust"
+        ) from error
     except RuntimeError as error:
         step = trainer.state.global_step
         explained = explain_worker_failure(error, builder, steps=(step, step + 1))
