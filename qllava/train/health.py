@@ -75,6 +75,21 @@ class Health:
             raise self._broken(step, broken)
         self._look_for_idleness(step, values, named, supervised, [float(group["lr"]) for group in groups])
 
+    def check_weights(self, step: int, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Before a checkpoint is written: finite gradients can still make weights that are not.
+
+        Args:
+            step: 0-based, the one that was just done.
+            groups: as in `check`.
+
+        Raises:
+            BrokenTrainingError: a weight that learns is NaN or infinite, or so large that it might as well be.
+        """
+        for group in groups:
+            size = float(torch.nn.utils.get_total_norm([parameter.detach() for parameter in group["params"]]))
+            if not math.isfinite(size):
+                raise self._broken(step, {_NAMES[group["name"]]: size})
+
     def _broken(self, step: int, broken: Mapping[str, float]) -> BrokenTrainingError:
         what = ", ".join(f"{name} is {'NaN' if math.isnan(value) else 'infinite'}" for name, value in broken.items())
         path = self._run_folder / f"bad-step-{step + 1:06d}.json"
@@ -84,7 +99,7 @@ class Health:
         except OSError as error:
             batch = f"its samples could not be written to {path} ({error.strerror})"
         return BrokenTrainingError(
-            f"step {step + 1}: {what}; stopped before it reached the weights, the last checkpoint is good; {batch}; "
+            f"step {step + 1}: {what}; stopped before that was saved, the last checkpoint is good; {batch}; "
             "a smaller --lr usually helps, or leave these samples out"
         )
 

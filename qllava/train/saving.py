@@ -100,9 +100,9 @@ class Saver:
         self.failure = None
         if heldout is not None:
             best = best_checkpoint(self._run_folder)
-            standing = (
-                "the best so far" if best and best.step == step else f"best {best.heldout_loss:.3f}" if best else ""
-            )
+            standing = "the best so far"
+            if best is not None and best.step != step:
+                standing = f"best {best.heldout_loss:.3f} at step {best.step}"
             self._view.note("held-out loss", f"{heldout:.3f} at step {step}", standing)
         return True
 

@@ -177,7 +177,8 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         """The stock one, which gives up on workers that deliver nothing."""
         loader = super().get_train_dataloader()
         if self.args.dataloader_num_workers > 0:
-            loader.timeout = self._stalled_after
+            # Accelerate hands out a wrapper; the loader inside it is the one that waits.
+            getattr(loader, "base_dataloader", loader).timeout = self._stalled_after
         return loader
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
@@ -188,6 +189,7 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         del model, trial
+        self._health.check_weights(self.state.global_step - 1, self.optimizer.param_groups)
         self.saver.save(self.state.global_step, self._fill_checkpoint, {**self._facts, "rejected": self.rejected})
 
     def _fill_checkpoint(self, folder: Path) -> None:
