@@ -43,7 +43,7 @@ def claimed(request: TrainRequest) -> Iterator[Claim]:
                 left_by = _hold(stack, folder)
                 # Another process may have finished it between the look and the lock.
                 again, unfinished = claim_run(request)
-                if again == folder:
+                if again == folder or (request.new and not folder.exists()):
                     break
                 stack.close()
             yield Claim(folder, unfinished, left_by)

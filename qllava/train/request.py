@@ -162,7 +162,7 @@ def claim_run(request: TrainRequest) -> tuple[Path, Run | None]:
                 break
             if _same(run, request):
                 return run.folder, run
-    return next_folder(request.runs, request.stage), None
+    return next_folder(request.runs, request.stage, past_locks=request.new), None
 
 
 def source_entry(source: Run | None) -> dict[str, str]:

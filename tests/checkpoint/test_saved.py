@@ -37,14 +37,14 @@ def names(run: Path) -> list[str]:
     return sorted(path.name for path in (run / CHECKPOINTS).iterdir())
 
 
-def test_every_bit_of_the_seal_and_many_of_the_files_count(tmp_path: Path) -> None:
+def test_every_bit_counts_in_the_seal_and_in_the_files(tmp_path: Path) -> None:
     folder = make(tmp_path, 4, heldout_loss=1.25)
     assert verify(folder).facts == {"token_budget": 64, "rejected": {"a": "too long"}, "heldout_loss": 1.25}
     rng = random.Random(0)
     for path in folder.iterdir():
         content = path.read_bytes()
         bits = range(len(content) * 8)
-        for bit in bits if path.name == SEAL else rng.sample(bits, 60):
+        for bit in rng.sample(bits, 1500 if path.name == SEAL else 60):
             changed = bytearray(content)
             changed[bit // 8] ^= 1 << bit % 8
             path.write_bytes(changed)

@@ -1,4 +1,4 @@
-"""Continuing: past a damaged checkpoint, alone on the run, with what was noted before; and measuring changes nothing."""
+"""Continuing: past a damaged checkpoint, alone on the run, with what was noted; and measuring changes nothing."""
 
 from __future__ import annotations
 
