@@ -15,12 +15,20 @@ from typing import Any
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: readers see the old file or the new one."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
+    write_text(path, f"{text}\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: readers see the old file or the new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(f"{text}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     fsync_directory(path.parent)
 
 
@@ -38,8 +46,13 @@ def atomic_directory(target: Path) -> Iterator[Path]:
                     os.fsync(file.fileno())
         fsync_directory(aside)
         if target.exists():
-            shutil.rmtree(target)
-        aside.rename(target)
+            # Out of the way first: removing it in place would leave half of it where a kill comes in between.
+            old = target.with_name(f".{target.name}.{os.getpid()}.old.tmp")
+            target.rename(old)
+            aside.rename(target)
+            shutil.rmtree(old)
+        else:
+            aside.rename(target)
         fsync_directory(target.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

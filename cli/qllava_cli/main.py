@@ -14,6 +14,7 @@ import typer
 
 from qllava import __version__
 from qllava.errors import QllavaError
+from qllava.redact import redact
 from qllava_cli.console import fail, one_line, result
 
 _DEBUG = "--debug"
@@ -87,10 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except Exception as error:  # the last resort: a person gets a line, `--debug` the traceback
         if debug:
-            traceback.print_exception(error)
+            sys.stderr.write(redact("".join(traceback.format_exception(error))))
         message, code = _explain(error, debug)
         if message:
-            fail(message)
+            fail(redact(message))
         return code
 
 

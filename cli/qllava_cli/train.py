@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qllava.errors import UsageError
+from qllava.redact import redact
 from qllava_cli.console import console, note, say
 from qllava_cli.options import MOST_BAD, MaxBadOption, RecipeOption, Resolved, SetOption, VramOption, resolve_recipe
 from qllava_cli.sample_view import print_first
@@ -63,6 +64,10 @@ def train(
     lora_alpha: Annotated[
         int | None, typer.Option("--lora-alpha", min=1, help="LoRA alpha.", show_default="2 x rank")
     ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", min=1, help="Checkpoints that stay, besides the best.", show_default="2"),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Order of the data and fresh weights.")] = None,
     optimizer: Annotated[
         str | None,
@@ -88,6 +93,7 @@ def train(
         f"{name}.batch_size": batch_size,
         f"{name}.learning_rate": lr,
         f"{name}.projector_learning_rate": projector_lr,
+        f"{name}.keep_checkpoints": keep,
         "lora.rank": lora_r,
         "lora.alpha": lora_alpha,
         "train.optimizer": optimizer,
@@ -282,8 +288,8 @@ def _ask_if_long(plan: Plan, *, yes: bool) -> None:
 
 
 def _this_command() -> str:
-    """The command line as it was typed, without `--new`: repeating it continues the run."""
-    return shlex.join(["qllava", *(argument for argument in sys.argv[1:] if argument != "--new")])
+    """The command line as it was typed, without `--new`: repeating it continues the run. It is stored: no secrets."""
+    return redact(shlex.join(["qllava", *(argument for argument in sys.argv[1:] if argument != "--new")]))
 
 
 def _loggers() -> tuple[str, ...]:

@@ -16,9 +16,12 @@ from qllava.model.build import input_embeddings
 from qllava.model.fusion import fuse_layers
 from qllava.plan.device import DeviceProbe, probe_devices, processor
 from qllava.plan.plan import Plan, make_plan
+from qllava.train.health import Health
 from qllava.train.optimizer import choose_optimizer
 from qllava.train.parts import Parts
 from qllava.train.room import Room
+from qllava.train.saving import Saver
+from qllava.train.stalled import STALLED_AFTER
 from qllava.train.steps import data_workers
 from qllava.train.trainer import Normalization, StageTrainer, trainer_arguments
 from qllava.types import STAGE_FILES
@@ -65,7 +68,18 @@ def measure_ours(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
         normalization=Normalization(*pixel_statistics(parts.image_processor)),
         learning_rate=stage.learning_rate,
         projector_learning_rate=stage.projector_learning_rate or stage.learning_rate,
-        keep_checkpoints=1,
+        make_saver=lambda trained: Saver(
+            scratch,
+            keep=1,
+            every=10**9,
+            total=spec.steps,
+            trained=trained,
+            view=_Nobody(),
+            heldout_loss=None,
+            saved=lambda step: None,
+        ),
+        health=Health(scratch, members=lambda step: [], view=_Nobody(), advice="{file}"),
+        stalled_after=STALLED_AFTER,
         optimizer=choose_optimizer(recipe.train.optimizer, device=spec.device, fits=plan.fits),
         callbacks=[clock, *([profiler] if spec.profile else [])],
     )
@@ -89,6 +103,25 @@ def measure_ours(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
         token_budget=trainer.room.token_budget or 0,
         shares=profiler.shares if spec.profile else {},
     )
+
+
+class _Nobody:
+    """A view that nobody looks at."""
+
+    def note(self, name: str, value: object, why: str = "", flag: str = "") -> None:
+        """Nothing."""
+
+    def status(self, text: str) -> None:
+        """Nothing."""
+
+    def start(self, *, steps: int, done: int) -> None:
+        """Nothing."""
+
+    def step(self, figures: dict[str, float]) -> None:
+        """Nothing."""
+
+    def stop(self) -> None:
+        """Nothing."""
 
 
 def step_plan(spec: BenchSpec) -> StepPlan:

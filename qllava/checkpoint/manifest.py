@@ -129,9 +129,14 @@ def newest_finished(root: Path, stage: Stage) -> Run | None:
     return next((run for run in reversed(list_runs(root, stage)) if run.finished), None)
 
 
-def next_folder(root: Path, stage: Stage) -> Path:
-    """The folder of the next run, e.g. `runs/align-002`; not made."""
+def next_folder(root: Path, stage: Stage, *, past_locks: bool = False) -> Path:
+    """The folder of the next run, e.g. `runs/align-002`; not made.
+
+    `past_locks` counts those that another process is about to make, by their lock files (`train/claim.py`).
+    """
     names = [path.name for path in root.iterdir()] if root.is_dir() else []
+    if past_locks:
+        names = [name.removeprefix(".").removesuffix(".lock") for name in names]
     taken = [int(match.group(2)) for name in names if (match := _RUN_NAME.match(name)) and match.group(1) == stage]
     return root / f"{stage}-{max(taken, default=0) + 1:03d}"
 

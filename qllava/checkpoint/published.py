@@ -114,9 +114,9 @@ def load_published(reference: str, *, device: str, quantization: str = "none") -
                 output_loading_info=True,
             ),
         )
-        processor: Any = AutoProcessor.from_pretrained(reference)
+        processor: Any = AutoProcessor.from_pretrained(reference, trust_remote_code=False)
         # The PIL class by name: the other backends resize to other pixels.
-        image_processor: Any = AutoImageProcessor.from_pretrained(reference, backend="pil")
+        image_processor: Any = AutoImageProcessor.from_pretrained(reference, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(not_found(reference, error)) from error
     if report["missing_keys"]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from qllava.errors import UsageError
+from qllava.lock import HeldError, hold
 
 LOCK = ".gen-data.lock"
 
@@ -24,30 +23,12 @@ def locked(folder: Path, writer: str = "gen-data") -> Iterator[None]:
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".{writer}.lock"
-    descriptor = _take(path, writer)
     try:
-        yield
+        with hold(folder / f".{writer}.lock"):
+            yield
+    except HeldError as error:
+        who = f" ({error.owner})" if error.owner else ""
+        raise UsageError(f"another {writer} is writing {folder}; wait for it, or choose another --out{who}") from None
     finally:
-        # Removed while it is held: who opened it meanwhile sees that the name is gone and opens anew.
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-        if made and not any(folder.iterdir()):
+        if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-
-
-def _take(path: Path, writer: str) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            raise UsageError(
-                f"another {writer} is writing {path.parent}; wait for it, or choose another --out"
-            ) from None
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)

@@ -119,7 +119,7 @@ def consumer_inputs(folder: Path, probes: Probes, loaded: LoadedRun) -> list[dic
     Raises:
         ModelError: other token ids or other pixels than the run was trained with.
     """
-    processor: Any = AutoProcessor.from_pretrained(folder)
+    processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     made = []
     for probe in probes.samples:
         inputs = processor.apply_chat_template(

@@ -22,7 +22,7 @@ from qllava.model.embedded import resolve_model
 from qllava.model.precision import compute_dtype
 from qllava.model.quantize import audit_quantization, compute_in, keep_autograd, nf4_config
 from qllava.model.sizes import patch_count
-from qllava.model.tokenizer import not_found
+from qllava.model.tokenizer import LOAD_ERRORS, not_found
 
 TOWERS: dict[str, Any] = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
 # Rows are padded to this, so that the head's matrix product keeps an aligned width.
@@ -89,8 +89,9 @@ def load_language_model(reference: str, *, quantization: str, device: str) -> Pr
             device_map={"": device},
             attn_implementation="sdpa",
             quantization_config=nf4_config(compute) if quantised else None,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
+    except LOAD_ERRORS as error:
         raise ModelError(not_found(reference, error)) from error
     keep_autograd(model)
     if quantised and compute != torch.bfloat16:
@@ -106,14 +107,14 @@ def load_tower(reference: str, *, device: str) -> PreTrainedModel:
     """
     folder = resolve_model(reference)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         family = str(config.model_type).removesuffix("_vision_model")
         if family not in TOWERS:
             raise ModelError(f"vision tower {reference} is a {config.model_type} model; use a CLIP or SigLIP one")
         tower: PreTrainedModel = TOWERS[family].from_pretrained(
             folder, dtype=compute_dtype(device), device_map={"": device}, attn_implementation="sdpa"
         )
-    except (OSError, ValueError) as error:
+    except LOAD_ERRORS as error:
         raise ModelError(not_found(reference, error)) from error
     tower.eval()
     return tower

@@ -19,7 +19,7 @@ def tokens_per_image(model: ModelSettings) -> int:
         ModelError: the tower's config cannot be read.
     """
     try:
-        config = AutoConfig.from_pretrained(resolve_model(model.vision_tower))
+        config = AutoConfig.from_pretrained(resolve_model(model.vision_tower), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(not_found(model.vision_tower, error)) from error
     return patch_count(getattr(config, "vision_config", config), model.patches)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from qllava.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -43,6 +46,7 @@ class Figures(TrainerCallback):
         self._path = run_folder / METRICS_FILE
         self._view = view
         self._last = time.perf_counter()
+        self._waiting: list[str] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -82,9 +86,23 @@ class Figures(TrainerCallback):
             "tokens_per_second": logs["tokens"] / elapsed,
             "memory_gib": peak_memory() / 2**30,
         }
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        self._write(json.dumps(row) + "\n")
         self._view.step(row)
+
+    def _write(self, line: str) -> None:
+        """Append to the file; on a full disk the lines wait for the next step."""
+        size = self._path.stat().st_size if self._path.exists() else 0
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("".join(self._waiting) + line)
+        except OSError as error:
+            if not self._waiting:
+                self._view.note("NOT WRITTEN", self._path, f"{error.strerror}; the figures wait until there is room")
+            self._waiting.append(line)
+            if self._path.exists():
+                os.truncate(self._path, size)  # half a line would spoil the next one
+        else:
+            self._waiting.clear()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -133,24 +151,12 @@ class StopOnSignal(TrainerCallback):
             control.should_training_stop = True
 
 
-class AfterSave(TrainerCallback):
-    """Calls back with the step of every finished checkpoint."""
-
-    def __init__(self, saved: Callable[[int], None]) -> None:
-        self._saved = saved
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The checkpoint is on disk."""
-        del args, control, kwargs
-        self._saved(state.global_step)
-
-
 def keep_rows(path: Path, *, last_step: int) -> None:
     """Rewrite a metrics file without the steps after `last_step`: they will be trained again."""
     if not path.is_file():
         return
     rows = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= last_step]
-    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(f"{row}\n" for row in rows))
 
 
 def packing_shares(figures: Mapping[str, float]) -> dict[str, float]:

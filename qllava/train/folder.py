@@ -17,9 +17,10 @@ from qllava.data.chat_template import load_chat_template
 from qllava.data.check_cache import write_findings
 from qllava.data.encode import ChatEncoder
 from qllava.evaluate.sees import Sight
-from qllava.files import sha256
+from qllava.files import atomic_directory, sha256
 from qllava.model.build import vision_config
 from qllava.model.processor import build_processor
+from qllava.redact import redact
 from qllava.report.loss_curve import write_loss_curve
 from qllava.train.callbacks import METRICS_FILE, packing_summary
 from qllava.train.parts import Parts
@@ -41,10 +42,7 @@ def open_run(
     """Make the folder with its recipe and manifest, or take the one that is there."""
     if unfinished is not None:
         return unfinished.manifest.with_changes(status="running").write(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_findings(folder / CHECK_FILE, samples.findings)
-    (folder / "recipe.yaml").write_text(request.recipe.to_yaml(), encoding="utf-8")
-    return Manifest(
+    manifest = Manifest(
         stage=request.stage,
         status="running",
         recipe=recipe_digest(request.recipe),
@@ -64,7 +62,12 @@ def open_run(
         total_steps=len(samples.steps),
         command=request.command,
         versions={name: version(name) for name in LIBRARIES},
-    ).write(folder)
+    )
+    with atomic_directory(folder) as aside:
+        write_findings(aside / CHECK_FILE, samples.findings)
+        (aside / "recipe.yaml").write_text(request.recipe.to_yaml(), encoding="utf-8")
+        manifest.write(aside)
+    return manifest
 
 
 def finish_run(
@@ -105,8 +108,8 @@ def log_file(
     folder: Path, names: Sequence[str] = ("qllava", "transformers", "trl", "peft", "accelerate", "py.warnings")
 ) -> Iterator[None]:
     """What the libraries say goes to `log.txt` of the run."""
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = _RunLog(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in names]
     for logger in loggers:
         logger.addHandler(handler)
@@ -116,3 +119,13 @@ def log_file(
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()
+
+
+class _RunLog(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Nothing: on a full disk the stock one prints a traceback a line; that the disk is full is said elsewhere."""
+
+
+class _Redacted(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))

@@ -132,8 +132,10 @@ def find_source(runs: Path, align: Path | None) -> Run:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Identity of a resolved recipe; its name and description do not count."""
-    settings = recipe.model_dump(mode="json", exclude={"name", "description"})
+    """Identity of a resolved recipe; its name does not count, nor what changes no weight: saving and data workers."""
+    saving = {"save_steps", "keep_checkpoints"}
+    left_out: dict[str, Any] = {"data": {"workers"}, "align": saving, "finetune": saving}
+    settings = recipe.model_dump(mode="json", exclude={"name": True, "description": True, **left_out})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -166,7 +168,7 @@ def claim_run(request: TrainRequest) -> tuple[Path, Run | None]:
                 break
             if _same(run, request):
                 return run.folder, run
-    return next_folder(request.runs, request.stage), None
+    return next_folder(request.runs, request.stage, past_locks=request.new), None
 
 
 def source_entry(source: Run | None) -> dict[str, str]:

@@ -6,7 +6,6 @@ projector + adapter + everything needed to go on. The rest (schedule, clipping, 
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,24 +19,24 @@ from torch.utils.data import SequentialSampler
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from qllava.checkpoint.saved import read_seal
 from qllava.checkpoint.weights import llava_of, load_trained, save_trained
 from qllava.data.collator import collate_step
 from qllava.data.images import normalize
 from qllava.data.steps import StepBuilder, step_dataset
 from qllava.errors import DeviceError, RunError
-from qllava.files import atomic_directory, folder_hashes, write_json
 from qllava.model.attention import AttentionKernel, use_kernel
 from qllava.model.build import projector_parameters
 from qllava.model.checkpointing import checkpoint_layers
 from qllava.model.forward import loss_sum
 from qllava.model.precision import autocast
+from qllava.train.health import Health
 from qllava.train.optimizer import Optimizer, build_optimizer
 from qllava.train.recovery import is_out_of_memory, random_state, restore_random_state
 from qllava.train.room import Room, smaller_room
+from qllava.train.saving import Saver
 from qllava.train.stages import freeze_all, trainable_groups, unfreeze
 
-CHECKPOINTS = "checkpoints"
-CHECKPOINT_MANIFEST = "checkpoint.json"
 TRAINER_STATE = "trainer_state.json"
 
 
@@ -60,8 +59,10 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         tokenizer: handed on to TRL, which insists on one.
         normalization: of the pixels; done on the device.
         learning_rate, projector_learning_rate: of LoRA and of the projector.
-        keep_checkpoints: the newest so many stay.
         optimizer: see `optimizer.choose_optimizer`.
+        make_saver: from the number of trained parameters to what writes checkpoints.
+        health: looks at every step before the weights change.
+        stalled_after: seconds without a batch from any data worker that end the run.
         callbacks: stock callbacks.
         on_smaller: told the new room each time a step ran out of memory.
     """
@@ -77,8 +78,10 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         normalization: Normalization,
         learning_rate: float,
         projector_learning_rate: float,
-        keep_checkpoints: int,
         optimizer: Optimizer,
+        make_saver: Callable[[int], Saver],
+        health: Health,
+        stalled_after: float,
         callbacks: list[TrainerCallback],
         on_smaller: Callable[[Room], None] = lambda room: None,
     ) -> None:
@@ -107,8 +110,10 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         self._on_smaller = on_smaller
         self._normalization = normalization
         self._learning_rates = {"learning_rate": learning_rate, "projector_learning_rate": projector_learning_rate}
-        self._keep_checkpoints = keep_checkpoints
         self._optimizer_kind = optimizer
+        self.saver = make_saver(self.trainable_parameters)
+        self._health = health
+        self._stalled_after = stalled_after
         self.set_room(room)
 
     # One step
@@ -261,6 +266,24 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         del inputs
         return 0
 
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        # The last stop before `optimizer.step`, and before clipping spreads the NaN of one group over all.
+        self._health.check(
+            self.state.global_step,
+            loss=self._tr_loss,
+            groups=self.optimizer.param_groups,
+            supervised=int(self.step_figures["supervised_tokens"]),
+        )
+        return super()._clip_grad_norm(model)
+
+    def get_train_dataloader(self) -> Any:
+        """The stock one, which gives up on workers that deliver nothing."""
+        loader = super().get_train_dataloader()
+        if self.args.dataloader_num_workers > 0:
+            # Accelerate hands out a wrapper; the loader inside it is the one that waits.
+            getattr(loader, "base_dataloader", loader).timeout = self._stalled_after
+        return loader
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
         # The step plan has shuffled already; its order is what a resumed run continues.
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
@@ -269,30 +292,25 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         del model, trial
-        folder = Path(self.args.output_dir) / CHECKPOINTS
-        with atomic_directory(folder / f"step-{self.state.global_step:06d}") as aside:
-            save_trained(self.model, aside)
-            self._save_optimizer_and_scheduler(str(aside))
-            self._save_rng_state(str(aside))
-            self.state.save_to_json(str(aside / TRAINER_STATE))
-            write_json(
-                aside / CHECKPOINT_MANIFEST,
-                {"step": self.state.global_step, **asdict(self._room), "files": folder_hashes(aside)},
-            )
-        for old in checkpoint_folders(Path(self.args.output_dir))[: -self._keep_checkpoints]:
-            shutil.rmtree(old)
+        self._health.check_weights(self.state.global_step - 1, self.optimizer.param_groups)
+        self.saver.save(
+            self.state.global_step, self._fill_checkpoint, {**asdict(self._room), "rejected": self.rejected}
+        )
+
+    def _fill_checkpoint(self, folder: Path) -> None:
+        save_trained(self.model, folder)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_rng_state(str(folder))
+        self.state.save_to_json(str(folder / TRAINER_STATE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         del model
         load_trained(self.model, Path(resume_from_checkpoint))
+        # Samples that were left out before the interruption are still to be listed at the end.
+        self.rejected.update(read_seal(Path(resume_from_checkpoint)).facts["rejected"])
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         raise RunError("StageTrainer saves through checkpoints; use checkpoint.weights.save_trained")
-
-
-def checkpoint_folders(run_folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    return sorted((run_folder / CHECKPOINTS).glob("step-*"))
 
 
 def trainer_arguments(

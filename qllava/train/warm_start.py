@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import BaseImageProcessor, LlavaForConditionalGeneration
 
+from qllava.checkpoint.saved import checkpoint_folders
 from qllava.checkpoint.weights import llava_of
 from qllava.data.encode import ChatEncoder, Encoded, SampleRejected
 from qllava.data.images import normalize, pixel_statistics, read_pixels
@@ -20,7 +21,6 @@ from qllava.train.callbacks import TrainView
 from qllava.train.parts import Parts
 from qllava.train.request import TrainRequest
 from qllava.train.samples import Samples
-from qllava.train.trainer import checkpoint_folders
 
 # A cap on time: the tower runs over the picture of each.
 MOST_SAMPLES = 4000

@@ -21,7 +21,7 @@ from qllava.train.room import Room
 from qllava.train.samples import open_samples
 from qllava.train.trainer import Normalization, StageTrainer, trainer_arguments
 from tests.packs import random_encoded
-from tests.train.workspace import SilentView, make_workspace, request
+from tests.train.workspace import SilentView, make_workspace, quiet_saving, request
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def trainer(tmp_path: Path) -> StageTrainer:
         normalization=Normalization(*pixel_statistics(parts.image_processor)),
         learning_rate=1e-3,
         projector_learning_rate=1e-3,
-        keep_checkpoints=1,
+        **quiet_saving(tmp_path / "run"),
         optimizer="adamw",
         callbacks=[],
     )

@@ -85,7 +85,9 @@ def test_a_step_is_done_again_as_if_the_budget_had_been_smaller(
     assert f"out of memory; the step is done again with {smaller} tokens a pack" in (run.folder / "log.txt").read_text()
     assert json.loads((run.folder / "memory.json").read_text())["room"]["token_budget"] == smaller
     checkpoints = sorted((run.folder / "checkpoints").glob("step-*/checkpoint.json"))
-    assert [json.loads(path.read_text())["token_budget"] for path in checkpoints] == [smaller] * len(checkpoints)
+    assert [json.loads(path.read_text())["facts"]["token_budget"] for path in checkpoints] == [smaller] * len(
+        checkpoints
+    )
 
     monkeypatch.undo()
     twin, _, expected = run_in(aligned, Room(smaller, None), monkeypatch)

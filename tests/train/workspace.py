@@ -12,7 +12,9 @@ from qllava.checkpoint.manifest import Run
 from qllava.data.formats import load_conversations
 from qllava.plan.device import processor
 from qllava.recipe import Recipe, parse_recipe
+from qllava.train.health import Health
 from qllava.train.request import DataSource, TrainRequest, find_data
+from qllava.train.saving import Saver
 from qllava.types import Stage
 from tests.tiny import save_language_model, save_tower
 
@@ -122,3 +124,21 @@ def request(folder: Path, stage: Stage, *, source: Run | None = None, **changes:
     merged = {**settings, **changes}
     data: DataSource = merged["data"]
     return TrainRequest(**merged, conversations=load_conversations(data.path, image_root=data.image_root, strict=False))
+
+
+def quiet_saving(folder: Path) -> dict[str, Any]:
+    """What a trainer needs to save and to look at its steps, for tests of something else."""
+    return {
+        "make_saver": lambda trained: Saver(
+            folder,
+            keep=1,
+            every=10**9,
+            total=1,
+            trained=trained,
+            view=SilentView(),
+            heldout_loss=None,
+            saved=lambda step: None,
+        ),
+        "health": Health(folder, members=lambda step: [], view=SilentView(), advice="{file}"),
+        "stalled_after": 300.0,
+    }
