@@ -30,31 +30,37 @@ _CONFIG = "preprocessor_config.json"
 
 
 def open_image(path: Path) -> Image.Image:
-    """A picture as people see it: turned upright by its EXIF tag, RGB, transparency on white.
-
-    White, because most pictures with transparency are drawings made for a white page; PIL's own conversion shows what
-    lies under the transparent part, usually black, and black lines vanish on it.
+    """A picture file as people see it; see `as_people_see_it`.
 
     Raises:
         DataError: no such file, or not a picture that can be read to its end.
     """
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I;16"):  # PIL would clip 16 bits to 8 instead of scaling them
-                scaled = np.asarray(image, dtype=np.uint16) >> 8
-                return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
-            if not image.has_transparency_data:
-                return image.convert("RGB")
-            opaque = image.convert("RGBA")
-            page = Image.new("RGBA", opaque.size, (255, 255, 255, 255))
-            return Image.alpha_composite(page, opaque).convert("RGB")
+            return as_people_see_it(file)
     except FileNotFoundError:
         raise DataError(f"image {path} does not exist; check the image folder (--images)") from None
     except UnidentifiedImageError:
         raise DataError(f"image {path} is not a picture that PIL can read; replace it or remove its samples") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"image {path} cannot be read ({error}); replace it or remove its samples") from None
+
+
+def as_people_see_it(file: Image.Image) -> Image.Image:
+    """An opened picture turned upright by its EXIF tag, RGB, transparency on white.
+
+    White, because most pictures with transparency are drawings made for a white page; PIL's own conversion shows what
+    lies under the transparent part, usually black, and black lines vanish on it.
+    """
+    image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I;16"):  # PIL would clip 16 bits to 8 instead of scaling them
+        scaled = np.asarray(image, dtype=np.uint16) >> 8
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    opaque = image.convert("RGBA")
+    page = Image.new("RGBA", opaque.size, (255, 255, 255, 255))
+    return Image.alpha_composite(page, opaque).convert("RGB")
 
 
 def resolve_image(root: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.nn.functional import pad
@@ -190,10 +190,8 @@ def _join(first: Rows, second: Rows) -> Rows:
     """Two sets of rows as one; the shorter cache is padded on the left, where its mask says that nothing is."""
     width = max(first.mask.shape[1], second.mask.shape[1])
     cache = DynamicCache()
-    for index, (a, b) in enumerate(zip(first.cache.layers, second.cache.layers, strict=True)):
-        keys, values = (
-            torch.cat([_widen(getattr(layer, name), width) for layer in (a, b)]) for name in ("keys", "values")
-        )
+    for index, (a, b) in enumerate(zip(_layers(first.cache), _layers(second.cache), strict=True)):
+        keys, values = (torch.cat([_widen(x, width), _widen(y, width)]) for x, y in zip(a, b, strict=True))
         cache.update(keys, values, index)
     masks = [pad(rows.mask, (width - rows.mask.shape[1], 0)) for rows in (first, second)]
     return Rows(
@@ -216,8 +214,12 @@ def _trim(rows: Rows) -> Rows:
     if len(used) == rows.mask.shape[1]:
         return rows
     cache = DynamicCache()
-    for index, layer in enumerate(rows.cache.layers):
-        if layer.keys is None or layer.values is None:
-            raise RuntimeError("a cache that was read into has keys and values")
-        cache.update(layer.keys[:, :, used], layer.values[:, :, used], index)
+    for index, (keys, values) in enumerate(_layers(rows.cache)):
+        cache.update(keys[:, :, used], values[:, :, used], index)
     return Rows(rows.prompt, cache, rows.mask[:, used], rows.position, rows.logits)
+
+
+def _layers(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values, (B, heads, T, size) each, of every layer."""
+    layers: Any = cache.layers  # some kinds of layer that this cache never holds have neither
+    return [(layer.keys, layer.values) for layer in layers]
