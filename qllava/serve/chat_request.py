@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from qllava.errors import UsageError
 from qllava.infer.sampling import Sampling
@@ -181,8 +182,12 @@ def _require_neutral(where: str, name: str, value: Any, neutral: Mapping[str, tu
 
 
 def _complaint(error: ValidationError) -> ApiError:
-    """What pydantic found deepest (of a union it tries every side), in our words."""
-    first = max(error.errors(include_url=False, include_context=False), key=lambda found: len(found["loc"]))
+    """The deepest thing that pydantic found (of a union it tries every side), in our words."""
+
+    def depth(found: ErrorDetails) -> tuple[int, bool]:
+        return len(found["loc"]), not (isinstance(found["input"], list) and found["type"] == "string_type")
+
+    first = max(error.errors(include_url=False, include_context=False), key=depth)
     path = _path(first["loc"])
     kind = first["type"]
     if kind == "json_invalid":
