@@ -98,7 +98,7 @@ def listed() -> list[bytes]:
         body([{"type": "text", "text": "Y"}] * 1025),
         *(showing(as_data_url(bomb)) for bomb in bombs),
         showing(as_data_url(good[: len(good) // 2])),
-        showing(as_data_url(good + good, "PNG")[:-40] + "=" * 40),
+        showing(as_data_url(good).replace("AAA", "A=A", 1)),
         showing(as_data_url(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")),
         showing(as_data_url(b"GIF89a" + bytes(10))),
         showing(as_data_url(zlib.compress(bytes(5_000_000)))),

@@ -16,23 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import torch
 from openai import OpenAI
 from PIL import Image
+from transformers import AutoTokenizer, LlamaForCausalLM
 
-from tests.infer.tiny_run import save_language_model, save_tower, tiny_recipe, write_run
+from tests.infer.tiny_run import CONTEXT, save_language_model, save_tower, tiny_recipe, write_run
 
 # Room for an answer that is still under way when a test looks.
 LONG_CONTEXT = 8192
-ENDLESS = "Why"
 
 
-def make_run(folder: Path, *, context: int | None = None) -> Path:
-    """A finished run under `folder`; with `context`, of a model that can talk for long."""
-    if context is not None:
-        save_language_model(folder / "language")
-        save_tower(folder / "tower")
-        config = folder / "language" / "config.json"
-        config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": context}))
+def make_run(folder: Path, *, context: int = CONTEXT) -> Path:
+    """A finished run under `folder`, of a model that never ends an answer by itself."""
+    language = folder / "language"
+    save_language_model(language)
+    save_tower(folder / "tower")
+    tokenizer = AutoTokenizer.from_pretrained(language)
+    model = LlamaForCausalLM.from_pretrained(language, dtype="auto")
+    with torch.no_grad():
+        # Some other logit is always above zero.
+        model.lm_head.weight[tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])] = 0
+    model.save_pretrained(language)
+    config = language / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": context}))
     return write_run(folder / "runs" / "finetune-001", tiny_recipe(folder))
 
 

@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from tests.infer.tiny_run import picture
 from tests.serve.malformed import malformed
-from tests.serve.server import ENDLESS, Running, asking, running
+from tests.serve.server import Running, asking, running
 
 JSON = {"Content-Type": "application/json"}
 CHAT = "/v1/chat/completions"
@@ -106,7 +106,7 @@ def test_without_the_key_nothing_is_told_and_it_is_never_logged(small: Running) 
 
 def test_a_full_queue_says_when_to_come_back_and_a_client_that_goes_frees_its_place(small: Running) -> None:
     client = small.client()
-    first = client.chat.completions.create(model="finetune-001", messages=asking(ENDLESS), stream=True)
+    first = client.chat.completions.create(model="finetune-001", messages=asking("Why"), stream=True)
     pieces = iter(first)
     next(pieces)
     second = threading.Thread(target=_short, args=(small,))
@@ -122,7 +122,7 @@ def test_a_full_queue_says_when_to_come_back_and_a_client_that_goes_frees_its_pl
     assert _short(small) == 3
     # Not streamed, and gone before the answer.
     with pytest.raises(openai.APITimeoutError):
-        small.client(timeout=2.0).chat.completions.create(model="finetune-001", messages=asking(ENDLESS))
+        small.client(timeout=2.0).chat.completions.create(model="finetune-001", messages=asking("Why"))
     small.wait_until(inside=0, waiting=0, active=0)
     assert " 499, " in small.log.read_text()
 
@@ -131,10 +131,10 @@ def test_an_answer_that_takes_too_long_is_ended(long_folder: Path) -> None:
     with running(long_folder, ["serve", "--port", "0", "--timeout", "2"]) as server:
         client = server.client()
         with pytest.raises(openai.InternalServerError, match="no complete answer within 2 s") as caught:
-            client.chat.completions.create(model="finetune-001", messages=asking(ENDLESS), max_tokens=8000)
+            client.chat.completions.create(model="finetune-001", messages=asking("Why"), max_tokens=8000)
         assert caught.value.status_code == 504
         stream = client.chat.completions.create(
-            model="finetune-001", messages=asking(ENDLESS), max_tokens=8000, stream=True
+            model="finetune-001", messages=asking("Why"), max_tokens=8000, stream=True
         )
         said = []
         with pytest.raises(openai.APIError, match="no complete answer within 2 s"):
@@ -149,7 +149,7 @@ def test_asked_to_end_it_completes_what_it_can_and_tells_the_rest(long_folder: P
         def begin(tokens: int) -> Iterator[ChatCompletionChunk]:
             chunks = iter(
                 client.chat.completions.create(
-                    model="finetune-001", messages=asking(ENDLESS), max_tokens=tokens, stream=True
+                    model="finetune-001", messages=asking("Why"), max_tokens=tokens, stream=True
                 )
             )
             next(chunks)
