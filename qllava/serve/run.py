@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 
@@ -40,7 +41,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
     except (OSError, UnicodeError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        known = isinstance(error, OSError) and error.errno is not None and error.errno > 0  # negative: of the look-up
+        reason = os.strerror(error.errno) if known else getattr(error, "strerror", None) or str(error)
         raise UsageError(
             f"cannot listen on {host} port {port} ({reason}); choose others with --host and --port"
         ) from None

@@ -44,8 +44,8 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["image.jpg"], 1, "image.jpg is no run folder"),
         (["--runs", "empty"], 1, "there is no finetune run under empty"),
         (["--temperature", "-1"], 2, "temperature=-1 is not in 0 to 100"),
-        (["--port", "70000"], 2, "70000 is not in the range"),
-        (["--batch", "0"], 2, "0 is not in the range"),
+        (["--port", "70000"], 2, "invalid value for '--port': Input should be less than or equal to 65535"),
+        (["--batch", "0"], 2, "invalid value for '--batch': Input should be greater than or equal to 1"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -51,10 +51,17 @@ class Running:
         self.url = url
         self.log = log
         self.key = key
+        self._clients: list[OpenAI] = []
 
     def client(self, **settings: Any) -> OpenAI:
         values: dict[str, Any] = {"max_retries": 0, "timeout": 120.0, "api_key": self.key or "any"}
-        return OpenAI(base_url=f"{self.url}/v1", **{**values, **settings})
+        self._clients.append(OpenAI(base_url=f"{self.url}/v1", **{**values, **settings}))
+        return self._clients[-1]
+
+    def close(self) -> None:
+        """Close the clients that were made."""
+        for client in self._clients:
+            client.close()
 
     def health(self) -> dict[str, Any]:
         return dict(httpx2.get(f"{self.url}/health", timeout=60, trust_env=False).json())
@@ -83,9 +90,13 @@ def running(
     with log.open("wb") as file:
         command = [sys.executable, "-m", module, *arguments]
         process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file, env=environment)
+    server = None
     try:
-        yield Running(process, _wait_for_url(process, log), log, key)
+        server = Running(process, _wait_for_url(process, log), log, key)
+        yield server
     finally:
+        if server is not None:
+            server.close()
         process.kill()
         process.wait()
 
