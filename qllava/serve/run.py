@@ -41,11 +41,15 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
     except (OSError, UnicodeError, OverflowError) as error:
-        known = isinstance(error, OSError) and error.errno is not None and error.errno > 0  # negative: of the look-up
-        reason = os.strerror(error.errno) if known else getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"cannot listen on {host} port {port} ({reason}); choose others with --host and --port"
-        ) from None
+        where = f"{host} port {port}"
+        raise UsageError(f"cannot listen on {where} ({_reason(error)}); choose others with --host and --port") from None
+
+
+def _reason(error: Exception) -> str:
+    """In the system's words: Python adds a clause that repeats the address."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:  # negative: of the look-up
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error)
 
 
 def run_server(
