@@ -136,6 +136,12 @@ def resolve_image(root: Path, name: str) -> Path:
     return path
 
 
+def as_people_see_it(opened: Image.Image) -> Image.Image:
+    """An opened picture that was found bearable, upright and RGB; raises whatever its decoder does."""
+    with _quiet():
+        return _to_rgb(_upright(opened))
+
+
 def _check_file(path: Path) -> None:
     status = path.stat()
     if path.is_dir() or not path.is_file():  # opening a pipe would wait forever

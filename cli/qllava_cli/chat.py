@@ -32,6 +32,7 @@ def chat(
     top_p: Annotated[float, typer.Option("--top-p", help="Sample from this share of the probability.")] = 1.0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest answer.")] = 512,
     seed: Annotated[int, typer.Option("--seed", help="Of the sampling.")] = 0,
+    web: Annotated[bool, typer.Option("--web", help="Talk in the browser, on a page of this machine.")] = False,
 ) -> None:
     """Talk about a picture with the newest trained run.
 
@@ -40,6 +41,8 @@ def chat(
     """
     if prompt is not None and not prompt.strip():
         raise UsageError("--prompt is empty; give a question")
+    if prompt is not None and web:
+        raise UsageError("--prompt answers in the terminal; leave it out with --web")
     if image is not None:
         check_picture(image)
     from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415 - all below loads torch
@@ -53,6 +56,11 @@ def chat(
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
     picture = open_image(image) if image is not None else None
+    if web:
+        from qllava_cli.serve import open_page  # noqa: PLC0415 - needs the extra `serve`
+
+        open_page(find_run(runs, run), sampling, image)
+        return
     loaded = load_for_answers(find_run(runs, run))
     _describe(loaded, sampling, image)
     session = ChatSession(Engine(loaded), sampling, picture)
@@ -93,12 +101,17 @@ def load_for_answers(run: Run) -> LoadedRun:
         return load_run(run, device="cuda" if probe.kind == "cuda" else "cpu")
 
 
-def _describe(loaded: LoadedRun, sampling: Sampling, image: Path | None) -> None:
+def describe_model(loaded: LoadedRun) -> None:
+    """Say which model answers."""
     model = loaded.recipe.model
     bits = "NF4, 4 bits" if model.quantization == "nf4" else "bf16"
     say("run", loaded.run.folder, f"{loaded.run.manifest.steps:,} steps", "--run")
     say("base", f"{model.language_model} + {model.vision_tower}", f"{bits}, on {loaded.device}")
     say("template", loaded.recipe.template)
+
+
+def _describe(loaded: LoadedRun, sampling: Sampling, image: Path | None) -> None:
+    describe_model(loaded)
     greedy = sampling.temperature == 0.0
     how = (
         "greedy" if greedy else f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, seed {sampling.seed}"

@@ -283,7 +283,7 @@ class ChatEncoder:
             SampleRejected: this tokenizer turns the text into a control token all the same.
         """
         written, escaped = escape_control_text(messages, self._control)
-        for item in escaped:
+        for item in dict.fromkeys(escaped):  # each text once, however often it holds some
             if not {*self._specials.values(), self.image_token_id}.isdisjoint(self._tokenize(item)[0]):
                 shown = item[:80].replace(BREAK, "")
                 raise SampleRejected("control_text", f"{shown!r} holds control text of this tokenizer; remove it")

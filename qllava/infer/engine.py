@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from peft import PeftModel
 from PIL import Image
-from transformers import BaseImageProcessor, DynamicCache, LlavaForConditionalGeneration
+from transformers import BaseImageProcessor, DynamicCache, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from qllava.data.encode import ChatEncoder
@@ -57,7 +57,7 @@ class Loaded(Protocol):
 
 
 @dataclass
-class _Rows:
+class Rows:
     """Answers under way: B rows that share one cache.
 
     `mask` (B, T) 1 = a token, 0 = padding; `position` (B,) of the next token; `logits` (B, K) that choose it; `prompt`
@@ -84,11 +84,11 @@ class Engine:
         self._image_processor = loaded.image_processor
         self._device = loaded.device
         self._mixed_precision = mixed_precision
-        self._stop_ids = stop_ids(base, loaded.encoder)
+        self.stop_ids = stop_ids(base, loaded.encoder)
         special = special_ids(loaded.encoder)
         # A stop that is a token of its own is met by id; the others are looked for in the text.
-        self._stop_texts = [stop for stop in loaded.encoder.template.stop if stop not in special]
-        self._suppressed = suppressed_ids(base, loaded.encoder, self._stop_ids).to(self._device)
+        self.stop_texts = [stop for stop in loaded.encoder.template.stop if stop not in special]
+        self._suppressed = suppressed_ids(base, loaded.encoder, self.stop_ids).to(self._device)
 
     def stream(
         self, messages: Sequence[Message], images: Sequence[Picture], sampling: Sampling | None = None
@@ -105,19 +105,19 @@ class Engine:
                 the model's context cannot hold.
         """
         settings = sampling or Sampling()
-        ids = self._encode((messages, images))
-        text = AnswerText(self._encoder.tokenizer, self._stop_texts)
+        ids = self.encode((messages, images))
+        text = AnswerText(self._encoder.tokenizer, self.stop_texts)
         generator = settings.generator(self._device)
-        rows = self._start([0], [ids], [tuple(images)], {})
+        rows = self.start([ids], [tuple(images)])
         for count in range(1, self._room(ids, settings.max_new_tokens) + 1):
             token = self._choose(rows, settings, generator)
-            if int(token) in self._stop_ids:
+            if int(token) in self.stop_ids:
                 break
             if piece := text.push(int(token)):
                 yield piece
             if text.stopped or count == settings.max_new_tokens:
                 break
-            rows = self._advance(rows, token)
+            rows = self.advance(rows, token)
         if piece := text.finish():
             yield piece
 
@@ -166,22 +166,22 @@ class Engine:
             DataError: as `answer_batch`, before the first answer.
         """
         settings = Sampling(max_new_tokens=max_new_tokens)
-        encoded = [self._encode(prompt) for prompt in prompts]
+        encoded = [self.encode(prompt) for prompt in prompts]
         pictures = [tuple(images) for _, images in prompts]
         features: dict[int, torch.Tensor] = {}
         lengths = [len(ids) + self._room(ids, max_new_tokens) for ids in encoded]
-        max_tokens = cache_bytes // cache_bytes_per_token(_text_config(self._model))
+        max_tokens = cache_bytes // cache_bytes_per_token(self.text_config)
         keys = [tuple(map(id, images)) for images in pictures]
         for batch in plan_batches(keys, lengths, max_rows=max_rows, max_tokens=max_tokens):
             here = {id(picture) for index in batch for picture in pictures[index]}
             features = {key: value for key, value in features.items() if key in here}
-            rows = self._start(batch, [encoded[i] for i in batch], [pictures[i] for i in batch], features)
+            rows = self.start([encoded[i] for i in batch], [pictures[i] for i in batch], features, prompt=batch)
             yield from self._finish(rows, encoded, settings)
 
-    def _finish(self, rows: _Rows, encoded: Sequence[list[int]], settings: Sampling) -> Iterator[tuple[int, str]]:
+    def _finish(self, rows: Rows, encoded: Sequence[list[int]], settings: Sampling) -> Iterator[tuple[int, str]]:
         """Generate until every row has ended; (prompt, text) of each that does."""
         said = dict.fromkeys(rows.prompt, "")
-        texts = {index: AnswerText(self._encoder.tokenizer, self._stop_texts) for index in rows.prompt}
+        texts = {index: AnswerText(self._encoder.tokenizer, self.stop_texts) for index in rows.prompt}
         room = {index: self._room(encoded[index], settings.max_new_tokens) for index in rows.prompt}
         generator = settings.generator(self._device)
         for count in range(1, max(room.values()) + 1):
@@ -190,9 +190,9 @@ class Engine:
                 text = texts.get(index)
                 if text is None:
                     continue
-                if chosen not in self._stop_ids:
+                if chosen not in self.stop_ids:
                     said[index] += text.push(chosen)
-                if chosen in self._stop_ids or text.stopped or count == room[index]:
+                if chosen in self.stop_ids or text.stopped or count == room[index]:
                     yield index, said[index] + text.finish()
                     del texts[index]
             if not texts:
@@ -200,30 +200,60 @@ class Engine:
             if 2 * len(texts) <= len(rows.prompt):
                 # Rows that have ended are carried along until they are half of the batch: dropping copies the cache.
                 kept = [place for place, index in enumerate(rows.prompt) if index in texts]
-                rows, token = self._keep(rows, kept), token[kept]
-            rows = self._advance(rows, token)
+                rows, token = self.keep(rows, kept), token[kept]
+            rows = self.advance(rows, token)
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        """(T,) ids of a prompt, checked against its pictures and the model's context."""
+    def encode(self, prompt: Prompt) -> list[int]:
+        """(T,) ids of a prompt, images expanded.
+
+        Raises:
+            DataError: as `stream`.
+        """
         messages, images = prompt
         named = sum(part["type"] == "image" for message in messages for part in message["content"])
         if named != len(images):
             raise DataError(f"the messages name {named} images, {len(images)} were given; give one for each")
         ids = self._encoder.encode_prompt(messages)
-        if len(ids) >= self._context:
+        if len(ids) >= self.context:
             raise DataError(
-                f"the conversation takes {len(ids)} tokens and the model holds {self._context}; "
+                f"the conversation takes {len(ids)} tokens and the model holds {self.context}; "
                 "start anew (/reset in chat) or ask something shorter"
             )
         return ids
 
     @property
-    def _context(self) -> int:
-        return int(_text_config(self._model).max_position_embeddings)
+    def context(self) -> int:
+        """Tokens a conversation and its answer may take together."""
+        return int(self.text_config.max_position_embeddings)
+
+    @property
+    def text_config(self) -> Any:
+        """The language model's config."""
+        return self._model.config.text_config
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Of the language model."""
+        return self._encoder.tokenizer
+
+    @property
+    def tokens_per_image(self) -> int:
+        """P, how many tokens a picture takes."""
+        return self._encoder.tokens_per_image
+
+    @property
+    def image_processor(self) -> BaseImageProcessor:
+        """Of the vision tower."""
+        return self._image_processor
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda`."""
+        return self._device
 
     def _room(self, ids: Sequence[int], wanted: int) -> int:
         """How many tokens an answer may take."""
-        return min(wanted, self._context - len(ids))
+        return min(wanted, self.context - len(ids))
 
     # Forward passes. No `yield` inside the contexts: they would leak into the caller.
 
@@ -232,17 +262,24 @@ class Engine:
         with torch.no_grad(), autocast(self._device) if self._mixed_precision else contextlib.nullcontext():
             yield
 
-    def _start(
+    def start(
         self,
-        prompt: list[int],
         encoded: Sequence[list[int]],
         pictures: Sequence[tuple[Picture, ...]],
-        features: dict[int, torch.Tensor],
-    ) -> _Rows:
+        features: dict[int, torch.Tensor] | None = None,
+        *,
+        prompt: list[int] | None = None,
+    ) -> Rows:
         """Read prompts: what they share once for each picture, then the rest of every one; B rows.
 
-        `features`: projected pictures by object id, looked up and added to.
+        Args:
+            encoded: (T,) ids each, of `encode`.
+            pictures: of each prompt.
+            features: projected pictures by object id, looked up and added to.
+            prompt: what the rows' `prompt` says; counted from 0 unless given.
         """
+        features = {} if features is None else features
+        prompt = [*range(len(encoded))] if prompt is None else prompt
         with self._precision():
             self._project([picture for row in pictures for picture in row], features)
             keys = [tuple(map(id, row)) for row in pictures]
@@ -268,21 +305,19 @@ class Engine:
             position = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
             used = [] if shared else [features[i] for key in keys for i in key]
             logits = self._forward(ids, mask, position, cache, used)
-            return _Rows(prompt, cache, mask, position[:, -1] + 1, logits)
+            return Rows(prompt, cache, mask, position[:, -1] + 1, logits)
 
-    def _advance(self, rows: _Rows, token: torch.Tensor) -> _Rows:
+    def advance(self, rows: Rows, token: torch.Tensor) -> Rows:
         """Read one more token (B,) in every row."""
         with self._precision():
             mask = torch.cat([rows.mask, rows.mask.new_ones(len(token), 1)], 1)
             logits = self._forward(token[:, None], mask, rows.position[:, None], rows.cache, [])
-        return _Rows(rows.prompt, rows.cache, mask, rows.position + 1, logits)
+        return Rows(rows.prompt, rows.cache, mask, rows.position + 1, logits)
 
-    def _keep(self, rows: _Rows, kept: list[int]) -> _Rows:
+    def keep(self, rows: Rows, kept: list[int]) -> Rows:
         """Only some of the rows."""
         _select(rows.cache, kept, self._device)
-        return _Rows(
-            [rows.prompt[i] for i in kept], rows.cache, rows.mask[kept], rows.position[kept], rows.logits[kept]
-        )
+        return Rows([rows.prompt[i] for i in kept], rows.cache, rows.mask[kept], rows.position[kept], rows.logits[kept])
 
     def _forward(
         self,
@@ -322,8 +357,12 @@ class Engine:
         projected = projector(tower_features(self._model, values).to(projector.linear_1.weight.dtype))
         features.update(zip(map(id, missing), projected, strict=True))
 
-    def _choose(self, rows: _Rows, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
-        return choose(rows.logits.masked_fill(self._suppressed, -torch.inf), sampling, generator)
+    def allowed(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, K) logits with what is never generated at minus infinity."""
+        return logits.masked_fill(self._suppressed, -torch.inf)
+
+    def _choose(self, rows: Rows, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+        return choose(self.allowed(rows.logits), sampling, generator)
 
     @property
     def _filler(self) -> int:
@@ -335,7 +374,3 @@ def _select(cache: DynamicCache, rows: Sequence[int], device: str) -> None:
     """Make the cache hold these of its rows, in this order; a row may be taken several times."""
     index: Any = torch.tensor(rows, device=device)
     cache.reorder_cache(index)
-
-
-def _text_config(model: LlavaForConditionalGeneration) -> Any:
-    return model.config.text_config

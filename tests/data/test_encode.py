@@ -137,6 +137,25 @@ def test_control_text_is_escaped_even_where_it_overlaps(tokenizers: dict[str, An
     assert encoder.image_token_id not in encoded.input_ids
 
 
+class _Counting(ChatEncoder):
+    """Remembers how often it tokenised."""
+
+    seen: list[str] = []  # noqa: RUF012
+
+    def _tokenize(self, rendered: str) -> tuple[list[int], list[tuple[int, int]]]:
+        self.seen.append(rendered)
+        return super()._tokenize(rendered)
+
+
+def test_a_text_full_of_control_text_is_looked_at_once(tokenizers: dict[str, Any]) -> None:
+    """Once for each occurrence, a page of them took minutes: anybody could keep a server busy with one request."""
+    plain = build_encoder(tokenizers["smollm2"], "chatml")
+    encoder = _Counting(plain.tokenizer, plain.template, plain.image_token_id, plain.tokens_per_image)
+    question = say("user", "<image><|im_end|>" * 500)
+    assert encoder.encode_prompt([question]) == plain.encode_prompt([question])
+    assert len(encoder.seen) == 2  # the text, and the conversation
+
+
 def test_control_text_in_pieces_is_escaped_too(tokenizers: dict[str, Any]) -> None:
     encoder = build_encoder(tokenizers["smollm2"], "chatml")
     whole = encoder.encode(conversation(say("user", "a <|im_end|> b"), say("assistant", "<|im_end|>")))

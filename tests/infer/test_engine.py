@@ -60,7 +60,7 @@ def test_batches_with_early_ends_answer_like_one_at_a_time(loaded: LoadedRun, en
     # Whatever this model says third in its first answer becomes a stop for all.
     stopping = Engine(loaded, mixed_precision=False)
     tokens = [int(t) for t in greedy(loaded, prompts[0], 6)]
-    stopping._stop_ids = frozenset({*stopping._stop_ids, *tokens[2:]})
+    stopping.stop_ids = frozenset({*stopping.stop_ids, *tokens[2:]})
     expected = one_by_one(stopping, prompts, 12)
     assert expected != plain, ids(tokens)
     assert stopping.answer_batch(prompts, max_new_tokens=12) == expected
@@ -120,7 +120,7 @@ def test_stop_token_ends_the_answer_and_is_not_shown(loaded: LoadedRun) -> None:
     engine = Engine(loaded, mixed_precision=False)
     third = greedy(loaded, each, 3)[2]
     full = list(engine.stream(*each, Sampling(max_new_tokens=8)))
-    engine._stop_ids = frozenset({third})
+    engine.stop_ids = frozenset({third})
     stopped = "".join(engine.stream(*each, Sampling(max_new_tokens=8)))
     assert "".join(full).startswith(stopped)
     assert len(stopped) < len("".join(full))
@@ -128,14 +128,14 @@ def test_stop_token_ends_the_answer_and_is_not_shown(loaded: LoadedRun) -> None:
 
 
 def test_stop_ids_are_the_templates_and_the_models_own(loaded: LoadedRun, engine: Engine) -> None:
-    names = loaded.encoder.tokenizer.convert_ids_to_tokens(sorted(engine._stop_ids))
+    names = loaded.encoder.tokenizer.convert_ids_to_tokens(sorted(engine.stop_ids))
     assert names == ["<|endoftext|>", "<|im_end|>"]
-    assert engine._stop_texts == []
+    assert engine.stop_texts == []
 
 
 def test_a_stop_that_is_text_is_looked_for_in_the_text(tmp_path: Path) -> None:
     engine = Engine(load_tiny(tmp_path, template="llava_v0"))
-    assert engine._stop_texts == ["###"]
+    assert engine.stop_texts == ["###"]
 
 
 def test_image_padding_and_rows_without_a_token_are_never_generated(loaded: LoadedRun, engine: Engine) -> None:
@@ -171,7 +171,7 @@ def test_an_answer_ends_where_the_context_does(engine: Engine, loaded: LoadedRun
         for size in range(CONTEXT - start, 0, -1)
         if len(loaded.encoder.encode_prompt((candidate := prompt("Y" * size))[0])) == CONTEXT - 3
     )
-    assert engine._room(engine._encode(each), 512) == 3
+    assert engine._room(engine.encode(each), 512) == 3
     assert engine.answer_batch([each]) == ["".join(engine.stream(*each))]
 
 

@@ -1,0 +1,1 @@
+"""A trained run behind an OpenAI-compatible API, and a page to talk to it."""

@@ -1,0 +1,40 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qllava.checkpoint.load import load_run
+from qllava.checkpoint.manifest import read_run
+from qllava.infer.engine import Engine
+from tests.serve.server import LONG_CONTEXT, Running, make_run, running
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run under runs/."""
+    root = tmp_path_factory.mktemp("serve")
+    make_run(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def long_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run of a model that can talk for long."""
+    root = tmp_path_factory.mktemp("serve-long")
+    make_run(root, context=LONG_CONTEXT)
+    return root
+
+
+@pytest.fixture(scope="session")
+def engine(folder: Path) -> Engine:
+    """The run of the exact server."""
+    loaded = load_run(read_run(folder / "runs" / "finetune-001"), device="cpu")
+    loaded.model.float()
+    return Engine(loaded, mixed_precision=False)
+
+
+@pytest.fixture(scope="session")
+def server(folder: Path) -> Iterator[Running]:
+    """A server in fp32 that takes 250 requests at a time."""
+    with running(folder, ["runs/finetune-001", "10", "240"], module="tests.serve.exact_server") as found:
+        yield found
