@@ -62,6 +62,7 @@ def test_stages_follow_each_other(
     assert printed.out == ""
     assert "next qllava train --stage 2 --lora-r 64" in printed.err
     assert "8 pairs align a projector poorly" in printed.err
+    assert "picture stage 1 " in printed.err
     assert run(monkeypatch, "train", "--stage", "2", "--lora-r", "8") == 0
     printed = capsys.readouterr()
     assert "LoRA r 8, alpha 16 (alpha 2 x r; --lora-r)" in printed.err
