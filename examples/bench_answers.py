@@ -26,7 +26,7 @@ from qllava.checkpoint.weights import load_trained
 from qllava.data.images import normalize, open_image, pixel_statistics, resolve_image, to_pixels
 from qllava.errors import DataError
 from qllava.evaluate.ask import ask
-from qllava.evaluate.questions import Question, image_root, read_questions, spread
+from qllava.evaluate.questions import Question, image_root, read_questions
 from qllava.infer.engine import Engine
 from qllava.infer.vocabulary import stop_ids, suppressed_ids
 from qllava.model.build import assemble
@@ -54,7 +54,8 @@ def main() -> None:
     arguments = parser.parse_args()
     disable_progress_bar()
     run = read_run(arguments.run)
-    questions = spread(read_questions(arguments.file), arguments.questions)
+    # The first ones, not some from everywhere: questions about one picture stand together in a set, and that is used.
+    questions = read_questions(arguments.file)[: arguments.questions]
     root = image_root(arguments.file)
     print(
         f"{len(questions)} questions, at most {arguments.max_new_tokens} tokens each, {torch.get_num_threads()} threads"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qllava.evaluate.answer_file import AnswerFile
-from qllava.evaluate.ask import Condition, ask
+from qllava.evaluate.ask import Condition, ask, pictures_shown
 from qllava.evaluate.questions import Question, question_set_digest, spread
 from qllava.evaluate.score_file import QuestionScore, ScoreSheet, write_scores
 from qllava.evaluate.target import Target
@@ -17,6 +17,9 @@ from qllava.report.answers import AnsweredQuestion, AnswersReport, write_answers
 
 # Answers of these benchmarks are words, not sentences.
 SHORT_ANSWER = 32
+# The page has two colours and VQA v2's accuracy ten steps: two people who agree make an answer right there.
+RIGHT_FROM = 0.5
+_ASKED = {"right": "", "shuffled": ", asked with another picture", "none": ", asked without the picture"}
 
 Progress = Callable[[int, int], None]
 
@@ -116,10 +119,13 @@ def run_vqa(
     metric = "vqa accuracy" if has_annotators(questions.all) else "exact match"
     rows = tuple(QuestionScore(q.id, scores[q.id], q.image or "", q.kind) for q in questions.chosen)
     write_scores(out / f"scores{suffix}.jsonl", ScoreSheet(heading, metric, rows))
-    title = f"{target.name}: {out.name}" + (f", {condition} picture" if suffix else "")
+    title = f"{target.name}: {out.name}" + (_ASKED[condition] if suffix else "")
+    # As the model saw it; asked without a picture, a question stands beside the one it is about.
+    pictures = pictures_shown(questions.chosen, "shuffled" if condition == "shuffled" else "right", questions.all)
+    seen = zip(questions.chosen, pictures, strict=True)
     report = write_answers(
         out / f"report{suffix}.html",
-        [answered(q, (answers[q.id],), right=scores[q.id] >= 0.5) for q in questions.chosen],
+        [answered(replace(q, image=name), answers[q.id], right=scores[q.id] >= RIGHT_FROM) for q, name in seen],
         image_root=questions.image_root,
         title=title,
         models=[target.name],
@@ -127,9 +133,9 @@ def run_vqa(
     return score_answers(answers, questions.chosen), report
 
 
-def answered(question: Question, answers: tuple[str, ...], *, right: bool | None = None) -> AnsweredQuestion:
-    """A question as the report shows it."""
-    return AnsweredQuestion(question.image, question.question, answers, question.answers, question.kind, right)
+def answered(question: Question, answer: str, *, right: bool) -> AnsweredQuestion:
+    """A question with its one answer as the report shows it."""
+    return AnsweredQuestion(question.image, question.question, (answer,), question.answers, question.kind, right=right)
 
 
 def scores_result(scores: Mapping[Condition, VqaScores]) -> dict[str, object]:

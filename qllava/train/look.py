@@ -8,6 +8,7 @@ from qllava.data.chat_template import PLAIN
 from qllava.data.images import read_pixels
 from qllava.data.steps import Conversations
 from qllava.errors import DataError
+from qllava.evaluate.ask import check_pictures
 from qllava.evaluate.held_out import HELD_OUT, HeldOut, read_held_out
 from qllava.evaluate.sees import Sight, sees
 from qllava.train.callbacks import TrainView
@@ -52,7 +53,9 @@ def _held_out(request: TrainRequest, parts: Parts, view: TrainView) -> HeldOut |
     if not path.is_file() or parts.encoder.template.name == PLAIN:
         return None
     try:
-        return read_held_out(path, None, limit=LOOK_SAMPLES)
+        held = read_held_out(path, None, limit=LOOK_SAMPLES)
+        check_pictures((name for each in held.conversations for name in each.images), held.image_root)
+        return held
     except DataError as error:
         # Hours of training do not end in an error over a file that training did not need.
         view.note("held-out questions", "not used", str(error))

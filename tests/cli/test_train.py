@@ -65,6 +65,7 @@ def test_stages_follow_each_other(
     assert "8 pairs align a projector poorly" in printed.err
     assert "data checked 8 samples (8 tokenized, 8 of 8 pictures decoded)" in printed.err
     assert printed.err.count(" picture\n]]") == 3  # the first samples, what is trained between brackets
+    assert "picture stage 1 " in printed.err
     assert run(monkeypatch, "train", "--stage", "2", "--lora-r", "8") == 0
     printed = capsys.readouterr()
     assert "LoRA r 8, alpha 16 (alpha 2 x r; --lora-r)" in printed.err
