@@ -58,8 +58,8 @@ def test_other_kinds_are_another_run(
     base = request(workspace, "align", recipe=resolve_recipe(flags={"align.max_steps": 1}).recipe)
 
     def claimed(kinds: str) -> Path:
-        data, selected = restrict_to_kinds(base.data, base.conversations, kinds)
-        return claim_run(replace(base, data=data, conversations=selected.conversations))[0]
+        data, table, _ = restrict_to_kinds(base.data, base.conversations, kinds)
+        return claim_run(replace(base, data=data, conversations=table))[0]
 
     assert claimed("short=0.25,long").name == "align-001"
     assert claimed("long").name == "align-002"

@@ -25,7 +25,7 @@ def prepared(workspace: Path, stage: Stage) -> tuple[TrainRequest, Samples, Part
     recipe = asked.recipe
     encoder = build_encoder(recipe, template=stage_template(recipe.template, recipe.align_template, stage))
     processor = build_image_processor(recipe.model.vision_tower, recipe.data.image_aspect)
-    return asked, open_samples(asked, encoder, SilentView()), build_parts(asked, encoder, processor)
+    return asked, open_samples(asked, workspace / "new", encoder, SilentView()), build_parts(asked, encoder, processor)
 
 
 @pytest.fixture
