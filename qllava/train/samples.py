@@ -11,6 +11,7 @@ from qllava.data.check_cache import cached_check, read_findings
 from qllava.data.encode import ChatEncoder
 from qllava.data.findings import Findings, counted
 from qllava.data.steps import Conversations, StepPlan, plan_steps
+from qllava.errors import DataError
 from qllava.model.embedded import cache_dir
 from qllava.train.callbacks import TrainView
 from qllava.train.request import TrainRequest
@@ -69,10 +70,19 @@ def _check(request: TrainRequest, encoder: ChatEncoder, view: TrainView, *, need
         image_root=request.data.image_root,
         max_length=request.recipe.data.max_length,
         needs_image=needs_image,
-        held_out=held_out_images(path.parent / HELD_OUT),
+        held_out=_held_out(path.parent / HELD_OUT, view),
         thorough=False,
         progress=lambda what, done, total: view.status(f"checking the data: {done:,} of {total:,} {what}"),
     )
+
+
+def _held_out(path: Path, view: TrainView) -> list[str]:
+    """Pictures that must not be trained on; a damaged file ends no training, which does not need it."""
+    try:
+        return held_out_images(path)
+    except DataError as error:
+        view.note("held-out pictures", "not compared", str(error))
+        return []
 
 
 def _tell(findings: Findings, audit: Audit, view: TrainView, folder: Path) -> None:
