@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qllava.errors import QllavaError, UsageError
+from qllava_cli.answering_model import describe_model, find_model, load_model
 from qllava_cli.console import console, fail, note, say
 
 if TYPE_CHECKING:
-    from qllava.checkpoint.load import LoadedRun
-    from qllava.checkpoint.manifest import Run
     from qllava.infer.chat_session import ChatSession
     from qllava.infer.sampling import Sampling
 
@@ -24,7 +23,8 @@ _PROMPT = "> "
 def chat(
     image: Annotated[Path | None, typer.Argument(help="The picture to talk about.", show_default="none")] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", help="A run's folder.", show_default="newest finished finetune run")
+        Path | None,
+        typer.Option("--run", help="A run's folder, or an export's.", show_default="newest finished finetune run"),
     ] = None,
     runs: Annotated[Path, typer.Option("--runs", help="Folder of all runs.")] = Path("runs"),
     prompt: Annotated[str | None, typer.Option("--prompt", help="Answer this once and exit.")] = None,
@@ -48,7 +48,6 @@ def chat(
     from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415 - all below loads torch
 
     quiet_libraries()
-    from qllava.checkpoint.load import find_run  # noqa: PLC0415
     from qllava.data.images import open_image  # noqa: PLC0415
     from qllava.infer.chat_session import ChatSession  # noqa: PLC0415
     from qllava.infer.engine import Engine  # noqa: PLC0415
@@ -59,10 +58,12 @@ def chat(
     if web:
         from qllava_cli.serve import open_page  # noqa: PLC0415 - needs the extra `serve`
 
-        open_page(find_run(runs, run), sampling, image)
+        open_page(find_model(runs, run), sampling, image)
         return
-    loaded = load_for_answers(find_run(runs, run))
-    _describe(loaded, sampling, image)
+    target = find_model(runs, run)
+    loaded = load_model(target)
+    describe_model(target, loaded)
+    _describe(sampling, image)
     session = ChatSession(Engine(loaded), sampling, picture)
     if prompt is not None:
         _answer(session, prompt)
@@ -83,35 +84,7 @@ def check_picture(path: Path) -> None:
         raise UsageError(f"image {path} {what}; give the path of a picture")
 
 
-def load_for_answers(run: Run) -> LoadedRun:
-    """Load a run on the card, or on the processor where there is none.
-
-    Raises:
-        DeviceError: a card that is present and cannot be used.
-        RunError, ModelError: as `load_run`.
-    """
-    from qllava.checkpoint.load import load_run  # noqa: PLC0415
-    from qllava.plan.device import probe_devices, require_usable  # noqa: PLC0415
-
-    probe = probe_devices()
-    require_usable(probe)
-    if not console().is_terminal:
-        return load_run(run, device="cuda" if probe.kind == "cuda" else "cpu")
-    with console().status(f"loading {run.folder}"):
-        return load_run(run, device="cuda" if probe.kind == "cuda" else "cpu")
-
-
-def describe_model(loaded: LoadedRun) -> None:
-    """Say which model answers."""
-    model = loaded.recipe.model
-    bits = "NF4, 4 bits" if model.quantization == "nf4" else "bf16"
-    say("run", loaded.run.folder, f"{loaded.run.manifest.steps:,} steps", "--run")
-    say("base", f"{model.language_model} + {model.vision_tower}", f"{bits}, on {loaded.device}")
-    say("template", loaded.recipe.template)
-
-
-def _describe(loaded: LoadedRun, sampling: Sampling, image: Path | None) -> None:
-    describe_model(loaded)
+def _describe(sampling: Sampling, image: Path | None) -> None:
     greedy = sampling.temperature == 0.0
     how = (
         "greedy" if greedy else f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, seed {sampling.seed}"

@@ -100,14 +100,14 @@ def _measure(folder: Path) -> list[str]:
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 
-    from qllava.checkpoint.load import find_run  # noqa: PLC0415
+    from qllava.checkpoint.load import find_run, load_run  # noqa: PLC0415
     from qllava.demo.measure import gate, measure  # noqa: PLC0415
     from qllava.demo.steps import RUNS  # noqa: PLC0415
-    from qllava_cli.chat import load_for_answers  # noqa: PLC0415
+    from qllava_cli.answering_model import usable_device  # noqa: PLC0415
     from qllava_cli.eval_view import sees_table, vqa_table  # noqa: PLC0415
 
     console().print()
-    loaded = load_for_answers(find_run(folder / RUNS))
+    loaded = load_run(find_run(folder / RUNS), device=usable_device())
     note(f"measuring {loaded.run.folder} on held-out questions")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console(), transient=True, disable=not console().is_terminal) as bar:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qllava_cli.answering_model import load_model
 from qllava_cli.console import console, note, result, say
 
 if TYPE_CHECKING:
     from qllava.evaluate.target import Target
-    from qllava.infer.engine import Engine, Loaded
+    from qllava.infer.engine import Engine
     from qllava.report.answers import AnswersReport
 
 RunOption = Annotated[
@@ -65,24 +66,6 @@ def show_target(target: Target) -> None:
         say("model", target.name, "in 4 bits" if target.quantization == "nf4" else "as published", "--model")
     else:
         say("run", target.name, f"{target.run.manifest.steps:,} steps", "--run")
-
-
-def load_model(target: Target) -> Loaded:
-    """Load on the card, or on the processor where there is none.
-
-    Raises:
-        DeviceError: a card that is present and cannot be used.
-        RunError, ModelError: as `Target.load`.
-    """
-    from qllava.plan.device import probe_devices, require_usable  # noqa: PLC0415
-
-    probe = probe_devices()
-    require_usable(probe)
-    device = "cuda" if probe.kind == "cuda" else "cpu"
-    if not console().is_terminal:
-        return target.load(device)
-    with console().status(f"loading {target.name}"):
-        return target.load(device)
 
 
 def lazy_engine(target: Target) -> Callable[[], Engine]:

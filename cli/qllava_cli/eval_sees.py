@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from qllava.errors import DataError
+from qllava_cli.answering_model import load_model
 from qllava_cli.console import note, say
 from qllava_cli.eval_options import (
     ImagesOption,
@@ -18,7 +19,6 @@ from qllava_cli.eval_options import (
     RunOption,
     RunsOption,
     find_model,
-    load_model,
     print_result,
 )
 

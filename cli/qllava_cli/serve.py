@@ -6,18 +6,18 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qllava.errors import UsageError
-from qllava_cli.chat import describe_model, load_for_answers
+from qllava_cli.answering_model import describe_model, find_model, load_model
 from qllava_cli.console import note, say
 
 if TYPE_CHECKING:
     import socket
 
-    from qllava.checkpoint.manifest import Run
+    from qllava.evaluate.target import Target
     from qllava.infer.sampling import Sampling
     from qllava.serve.app import Settings
     from qllava.serve.examples import Example
@@ -27,7 +27,7 @@ _LOOPBACK = "127.0.0.1"
 
 def serve(
     run: Annotated[
-        Path | None, typer.Argument(help="A run's folder.", show_default="newest finished finetune run")
+        Path | None, typer.Argument(help="A run's folder, or an export's.", show_default="newest finished finetune run")
     ] = None,
     runs: Annotated[Path, typer.Option("--runs", help="Folder of all runs.")] = Path("runs"),
     host: Annotated[str, typer.Option("--host", help="Another than this machine's own needs a key.")] = _LOOPBACK,
@@ -59,16 +59,15 @@ def serve(
     from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415 - all below loads torch
 
     quiet_libraries()
-    from qllava.checkpoint.load import find_run  # noqa: PLC0415
     from qllava.infer.sampling import Sampling  # noqa: PLC0415
     from qllava.serve.app import Settings  # noqa: PLC0415
     from qllava.serve.examples import find_examples  # noqa: PLC0415
     from qllava.serve.run import check_address, listen  # noqa: PLC0415
 
     loopback = check_address(host, key)
-    found = find_run(runs, run)
+    target = find_model(runs, run)
     settings = Settings(
-        model=name or found.folder.resolve().name,
+        model=name or Path(target.name).resolve().name,
         key=key,
         loopback=loopback,
         rows=batch,
@@ -77,18 +76,18 @@ def serve(
         body_bytes=max_request << 20,
         seconds=timeout,
         sampling=Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens),
-        examples=find_examples(found.manifest.data),
+        examples=find_examples(_data(target)),
     )
     listening = listen(host, port)
-    _serve(found, listening, settings, grace, lambda: None)
+    _serve(target, listening, settings, grace, lambda: None)
 
 
-def open_page(run: Run, sampling: Sampling, image: Path | None) -> None:
-    """Serve a run to this machine's browser, on any free port, until Ctrl-C.
+def open_page(target: Target, sampling: Sampling, image: Path | None) -> None:
+    """Serve a model to this machine's browser, on any free port, until Ctrl-C.
 
     Raises:
         UsageError: the extra `serve` is not installed.
-        RunError, ModelError, DeviceError: as `load_for_answers`.
+        RunError, ModelError, DeviceError: as `load_model`.
     """
     _require_server()
     import webbrowser  # noqa: PLC0415
@@ -97,22 +96,29 @@ def open_page(run: Run, sampling: Sampling, image: Path | None) -> None:
     from qllava.serve.examples import Example, find_examples  # noqa: PLC0415
     from qllava.serve.run import listen  # noqa: PLC0415
 
-    examples: tuple[Example, ...] = find_examples(run.manifest.data)
+    examples: tuple[Example, ...] = find_examples(_data(target))
     if image is not None:
         examples = (Example(image, "What is in the picture?"), *examples)
-    settings = Settings(model=run.folder.resolve().name, sampling=sampling, examples=examples)
+    settings = Settings(model=Path(target.name).resolve().name, sampling=sampling, examples=examples)
     listening = listen(_LOOPBACK, 0)
     url = _url(listening)
-    _serve(run, listening, settings, 1.0, lambda: _open(webbrowser.open, url))
+    _serve(target, listening, settings, 1.0, lambda: _open(webbrowser.open, url))
 
 
-def _serve(run: Run, listening: socket.socket, settings: Settings, grace: float, ready: Callable[[], None]) -> None:
+def _data(target: Target) -> dict[str, Any]:
+    """What a run was trained on; nothing is known of an export's."""
+    return {} if target.run is None else target.run.manifest.data
+
+
+def _serve(
+    target: Target, listening: socket.socket, settings: Settings, grace: float, ready: Callable[[], None]
+) -> None:
     from qllava.infer.engine import Engine  # noqa: PLC0415
     from qllava.serve.run import run_server  # noqa: PLC0415
 
     _log_to_stderr()
-    loaded = load_for_answers(run)
-    describe_model(loaded)
+    loaded = load_model(target)
+    describe_model(target, loaded)
     url = _url(listening)
 
     def announce() -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from peft import PeftModel
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -31,11 +33,13 @@ from qllava.errors import ModelError, RecipeError, UsageError
 from qllava.files import sha256
 from qllava.model.build import vision_config
 from qllava.model.precision import compute_dtype
-from qllava.model.quantize import keep_autograd, nf4_config
+from qllava.model.quantize import compute_in, keep_autograd, nf4_config
 from qllava.model.sizes import patch_count
 from qllava.model.tokenizer import not_found
 
 _CONVERTED = "use one in transformers' format, e.g. llava-hf/llava-1.5-7b-hf"
+ADAPTER_FOLDER = "adapter"
+"""Where a 4-bit export has its adapter, unmerged."""
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
@@ -47,7 +51,7 @@ class PublishedModel:
     """
 
     reference: str
-    model: LlavaForConditionalGeneration
+    model: PeftModel | LlavaForConditionalGeneration
     encoder: ChatEncoder
     image_processor: BaseImageProcessor
     device: str
@@ -123,12 +127,17 @@ def load_published(reference: str, *, device: str, quantization: str = "none") -
         missing = sorted(report["missing_keys"])
         raise ModelError(f"{reference} lacks {len(missing)} weights (first: {missing[0]}); download or export it again")
     keep_autograd(model)
-    model.requires_grad_(False)
-    model.eval()
+    if dtype != torch.bfloat16:
+        compute_in(model, dtype)  # an export's 4-bit codes are stored with bf16 beside them
+    answering: PeftModel | LlavaForConditionalGeneration = model
+    if (Path(reference) / ADAPTER_FOLDER / "adapter_config.json").is_file():
+        answering = PeftModel.from_pretrained(model, Path(reference) / ADAPTER_FOLDER)
+    answering.requires_grad_(False)
+    answering.eval()
     _check_pixels(reference, image_processor, vision_config(model).image_size)
     source = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
     encoder = _encoder(reference, source, processor.tokenizer, model.config)
-    return PublishedModel(reference, model, encoder, image_processor, device)
+    return PublishedModel(reference, answering, encoder, image_processor, device)
 
 
 def _encoder(reference: str, source: object, tokenizer: PreTrainedTokenizerFast, config: LlavaConfig) -> ChatEncoder:

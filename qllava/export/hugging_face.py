@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import BitsAndBytesConfig, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from qllava.checkpoint.load import LoadedRun
+from qllava.checkpoint.published import ADAPTER_FOLDER
 from qllava.checkpoint.weights import llava_of
 from qllava.data.chat_template import load_chat_template
 from qllava.export.merge import Base, dequantised, merged_tensors
@@ -23,7 +24,6 @@ from qllava.model.build import vision_config
 from qllava.model.processor import build_processor
 from qllava.model.quantize import nf4_config
 
-ADAPTER_FOLDER = "adapter"
 DTYPE = torch.bfloat16
 # What an answer may take, as in chat.
 _ANSWER_TOKENS = 512

@@ -12,6 +12,7 @@ from peft import PeftModel
 
 from qllava.checkpoint.load import LoadedRun, load_run
 from qllava.checkpoint.manifest import Run, read_run
+from qllava.checkpoint.published import ADAPTER_FOLDER
 from qllava.checkpoint.weights import llava_of
 from qllava.errors import ModelError, UsageError
 from qllava.export import gates
@@ -19,7 +20,7 @@ from qllava.export.adapter import write_adapter
 from qllava.export.card import Form, model_card
 from qllava.export.full_base import full_base
 from qllava.export.gguf_pair import export_gguf
-from qllava.export.hugging_face import ADAPTER_FOLDER, DTYPE, write_four_bit, write_merged
+from qllava.export.hugging_face import DTYPE, write_four_bit, write_merged
 from qllava.export.merge import Base, dequantised
 from qllava.export.probe import Probes, choose_probes
 from qllava.files import atomic_directory

@@ -46,7 +46,7 @@ def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
     """Give a quantised model another compute type, in place: codes stay, everything else is converted."""
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            module.weight.quant_state.dtype = dtype
+            module.weight.quant_state.dtype = module.compute_dtype = dtype
             if module.bias is not None:
                 module.bias.data = module.bias.data.to(dtype)
             continue
