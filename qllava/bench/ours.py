@@ -16,6 +16,7 @@ from qllava.model.build import input_embeddings
 from qllava.model.fusion import fuse_layers
 from qllava.plan.device import DeviceProbe, probe_devices, processor
 from qllava.plan.plan import Plan, make_plan
+from qllava.train.arguments import trainer_arguments
 from qllava.train.health import Health
 from qllava.train.optimizer import choose_optimizer
 from qllava.train.parts import Parts
@@ -23,7 +24,7 @@ from qllava.train.room import Room
 from qllava.train.saving import Saver
 from qllava.train.stalled import STALLED_AFTER
 from qllava.train.steps import data_workers
-from qllava.train.trainer import Normalization, StageTrainer, trainer_arguments
+from qllava.train.trainer import Normalization, StageTrainer
 from qllava.types import STAGE_FILES
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from qllava.model.attention import pack_mask
+from qllava.model.attention import as_numbers, pack_mask
 
 
 def tower_features(model: LlavaForConditionalGeneration, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -53,16 +53,22 @@ def hidden_states(model: LlavaForConditionalGeneration, pack: Mapping[str, torch
             features.to(model.model.multi_modal_projector.linear_1.weight.dtype)
         )
         encoded["image"] = BaseModelOutputWithPooling(pooler_output=cast(Any, list(projected)))
-    language = model.model.language_model.config
+    mask = pack_mask(pack["segment"], pack["parent"], pack["position_ids"], model.model.language_model.config)
     output = model.model(
         input_ids=pack["input_ids"][None],
         position_ids=pack["position_ids"][None],
-        attention_mask=pack_mask(pack["segment"], pack["parent"], pack["position_ids"], language),
+        attention_mask=as_numbers(mask, _compute_type(model)),
         mm_encoder_outputs=encoded,
         use_cache=False,
     )
     hidden: torch.Tensor = output.last_hidden_state[0]
     return hidden
+
+
+def _compute_type(model: LlavaForConditionalGeneration) -> torch.dtype:
+    """What queries and keys are computed in here: autocast's type under autocast, else the weights' own."""
+    kind = model.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.lm_head.weight.dtype
 
 
 def supervised_logits(model: LlavaForConditionalGeneration, pack: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -41,8 +41,8 @@ def layer_bytes(job: Job, arithmetic: Arithmetic = CUDA) -> float:
 
 
 def mask_bytes(tokens: int, arithmetic: Arithmetic = CUDA) -> float:
-    """Bytes of the attention mask that one layer keeps: SDPA turns the bool mask into numbers in every layer anew."""
-    return float(tokens) ** 2 * arithmetic.element
+    """Bytes of the attention mask of a pack: one in numbers, which all layers share, and the bools it is made from."""
+    return float(tokens) ** 2 * (arithmetic.element + 1)
 
 
 def activation_gib(job: Job, tokens: int, checkpoint_every: int | None, arithmetic: Arithmetic = CUDA) -> float:
@@ -66,13 +66,12 @@ def pack_gib(job: Job, tokens: int, checkpoint_every: int | None, arithmetic: Ar
     logits = supervised * language.vocab * _BYTES_LOGIT
     # While a checkpointed layer runs backward, its recomputed activations and their gradients exist once; without
     # checkpointing, the last layer's gradients do. By then the logits are gone.
-    whole, recomputed = _layers(job, checkpoint_every)
+    _, recomputed = _layers(job, checkpoint_every)
     at_work = (2 if recomputed else 1) * tokens * layer_bytes(job, arithmetic)
-    masks = (whole + (1 if recomputed else 0)) * mask_bytes(tokens, arithmetic) + float(tokens) ** 2
     kept = activation_gib(job, tokens, checkpoint_every, arithmetic) * GIB
     parts = {
         "activations": kept + edges + pictures * (job.sizes.image_tokens * patch + pixels),
-        "attention masks": masks,
+        "attention mask": mask_bytes(tokens, arithmetic),
         "logits at supervised positions": logits,
         "one layer's backward, beyond the logits": max(0.0, at_work - logits),
     }

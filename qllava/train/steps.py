@@ -16,6 +16,7 @@ from qllava.errors import QllavaError, RunError
 from qllava.model.fusion import fuse_layers
 from qllava.plan.plan import Plan
 from qllava.recipe import Recipe
+from qllava.train.arguments import trainer_arguments
 from qllava.train.callbacks import Figures, StopOnSignal, TrainView
 from qllava.train.fitting import Fitting, SpillWatch, planned_room
 from qllava.train.health import BrokenTrainingError, Health
@@ -27,7 +28,7 @@ from qllava.train.room import Room
 from qllava.train.samples import Samples
 from qllava.train.saving import Saver
 from qllava.train.stalled import STALLED_AFTER, explain_worker_failure
-from qllava.train.trainer import Normalization, StageTrainer, trainer_arguments
+from qllava.train.trainer import Normalization, StageTrainer
 from qllava.types import STAGE_NAMES
 
 STAGE_NUMBERS = {name: number for number, name in STAGE_NAMES.items()}

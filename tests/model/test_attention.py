@@ -9,7 +9,7 @@ from torch.nn.attention.flex_attention import create_mask
 from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
 from qllava.data.trees import Tree, grow_trees, join_trees
-from qllava.model.attention import block_mask, pack_mask, tree_mask
+from qllava.model.attention import as_numbers, block_mask, pack_mask, tree_mask
 from tests.packs import random_encoded
 
 Ids = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -62,6 +62,19 @@ def test_one_segment_needs_no_mask() -> None:
     (alone,) = grow_trees([sample], image_token_id=350, token_budget=500)
     assert pack_mask(*ids_of(alone), LlamaConfig(attn_implementation="sdpa")) is None
     assert pack_mask(*ids_of(join_trees([alone, alone])), LlamaConfig(attn_implementation="sdpa")) is not None
+
+
+def test_the_mask_in_numbers_is_the_rule() -> None:
+    tree = pack()
+    rule = tree_mask(*ids_of(tree))
+    numbers = as_numbers(rule, torch.bfloat16)
+    assert isinstance(numbers, torch.Tensor)
+    assert numbers.dtype == torch.bfloat16
+    assert torch.equal(numbers == 0, rule)
+    assert bool(torch.isneginf(numbers[~rule]).all())
+    both = as_numbers({"full_attention": rule}, torch.float32)
+    assert isinstance(both, dict)
+    assert as_numbers(None, torch.float32) is None
 
 
 def test_windows_are_kept_where_the_model_has_them() -> None:

@@ -12,9 +12,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from qllava.model.attention import tree_mask
+from qllava.model.attention import as_numbers, tree_mask
 from qllava.model.quantize import keep_autograd, nf4_config
-from qllava.plan.activations import layer_bytes, mask_bytes, pack_gib
+from qllava.plan.activations import layer_bytes, pack_gib
 from qllava.plan.arithmetic import BF16_PROCESSOR, CUDA, FP32_PROCESSOR, Arithmetic, processor_has_amx
 from qllava.plan.sizes import LanguageSizes, ModelSizes, TowerSizes
 from qllava.plan.work import Job, Sharing, StageText
@@ -80,7 +80,9 @@ def saved_bytes(model: Any, tokens: int, compute: torch.dtype, *, autocast: bool
         if state is not None:
             own += [state.absmax, state.code, state.state2.absmax, state.state2.code, state.offset]
     inputs = torch.randn(1, tokens, SIZES.width).to(compute).requires_grad_()
-    mask = tree_mask(torch.zeros(tokens, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    within = torch.zeros(tokens, dtype=torch.long)
+    mask = as_numbers(tree_mask(within, within[:1]), torch.bfloat16 if autocast else compute)
+    assert isinstance(mask, torch.Tensor)
     known = {tensor.untyped_storage().data_ptr() for tensor in [*own, inputs, mask]}
     saved: dict[int, Any] = {}
 
@@ -112,10 +114,10 @@ def test_a_layer_keeps_what_the_formula_says(
         / (SIZES.layers - 1)
         for n in TOKENS
     ]
-    # Weights cast by autocast, bytes a token, bytes a pair of tokens (the mask).
+    # Weights cast by autocast, bytes a token, bytes a pair of tokens (a mask of its own, which no layer makes).
     _, a_token, a_pair = np.linalg.solve([[1.0, n, n * n] for n in TOKENS], layer)
     assert a_token == pytest.approx(layer_bytes(job(stage, dropout), compute), rel=0.01)
-    assert a_pair == pytest.approx(mask_bytes(1, compute), rel=0.01)
+    assert a_pair == pytest.approx(0, abs=0.05)
 
 
 def test_autocasts_copies_of_lora_are_held_until_backward(models: dict[int, Path]) -> None:
@@ -139,8 +141,8 @@ def test_checkpointing_keeps_layers_inputs() -> None:
     # Layers 1 and 3 of 3 keep 512 bytes a token instead of 8344.
     assert (everything - every_2nd) * 2**30 == pytest.approx(2 * 100 * (8344 - 512))
     assert (everything - every) * 2**30 == pytest.approx(3 * 100 * (8344 - 512))
-    assert pack_gib(job("align"), 100, 1)["attention masks"] * 2**30 == pytest.approx(100**2 * (2 + 1))
-    assert pack_gib(job("align"), 100, None)["attention masks"] * 2**30 == pytest.approx(100**2 * (3 * 2 + 1))
+    for policy in (None, 1):
+        assert pack_gib(job("align"), 100, policy)["attention mask"] * 2**30 == pytest.approx(100**2 * (2 + 1))
 
 
 def test_shared_pictures_are_kept_once() -> None:

@@ -173,7 +173,7 @@ def test_a_small_model_by_hand() -> None:
         "gradients (fp32)": (projector + lora) * 4,
         "optimizer states (fp32)": (projector + lora) * 8,
         "activations": 100 * 30 * layer + 100 * 576 * 12 + 2.5 * (36 * 4 * (tower.width + 3 * 576) + pixels),
-        "attention masks": 100 * 100 * (30 * 4 + 1),
+        "attention mask": 100 * 100 * (4 + 1),
         "logits at supervised positions": logits,
         "one layer's backward, beyond the logits": max(0, 100 * layer - logits),
         "dequantised weights at work": 4 * 576 * 1536 * 4,

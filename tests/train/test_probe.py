@@ -15,11 +15,12 @@ from qllava.data.images import build_image_processor, pixel_statistics
 from qllava.data.packing import pack_samples
 from qllava.data.steps import StepBuilder, TokenBudget
 from qllava.train import trainer as trainer_module
+from qllava.train.arguments import trainer_arguments
 from qllava.train.parts import build_parts
 from qllava.train.probe import PackShape, densest, pack_shape, probe_room, worst_pack
 from qllava.train.room import Room
 from qllava.train.samples import open_samples
-from qllava.train.trainer import Normalization, StageTrainer, trainer_arguments
+from qllava.train.trainer import Normalization, StageTrainer
 from tests.packs import random_encoded
 from tests.train.workspace import SilentView, make_workspace, quiet_saving, request
 
