@@ -75,7 +75,10 @@ def export_gguf(
         gates = [check_vision_file(loaded, aside / VISION), check_text_file(loaded, aside)]
         if shape := shape_note(loaded.recipe.data.image_aspect):
             lines.append(shape)
-        lines.append("answers of llama.cpp itself were not compared here: ask it a question you know the answer to")
+        if config.vision_config.model_type == "clip_vision_model":
+            lines.append(
+                "llama.cpp misplaces CLIP's class token (its issue 25814, see docs/gguf.md): answers get worse"
+            )
         card = model_card(run, "gguf", out.name, gates, merged_into="the dequantised NF4 base")
         (aside / "README.md").write_text(card, encoding="utf-8")
     return size, gates, lines
