@@ -58,7 +58,7 @@ def export_gguf(
     converter = None if llama_cpp is None else _converter(llama_cpp)
     note("loading the run")
     loaded = load_run(run, device=device)
-    config = llava_of(loaded.model).config
+    config: Any = llava_of(loaded.model).config
     check_vision(config)
     if converter is None:
         check_family(config.text_config)
