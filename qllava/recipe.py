@@ -85,7 +85,7 @@ class TrainSettings(_Frozen):
     optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = Field(
         "auto", description="auto is adamw, or on a card where its states do not fit, paged_adamw_8bit"
     )
-    attention: Literal["auto", "sdpa", "flex"] = Field(
+    attention: Literal["auto", "sdpa", "flex", "segments"] = Field(
         "auto", description="kernel of the language model; auto takes flex on a card where it is measured to be faster"
     )
     compile: bool = Field(False, description="fuse elementwise operations of the decoder layers on a card")

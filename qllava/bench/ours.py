@@ -18,6 +18,7 @@ from qllava.plan.device import DeviceProbe, probe_devices, processor
 from qllava.plan.plan import Plan, make_plan
 from qllava.train.arguments import trainer_arguments
 from qllava.train.health import Health
+from qllava.train.kernels import fixed_attention
 from qllava.train.optimizer import choose_optimizer
 from qllava.train.parts import Parts
 from qllava.train.room import Room
@@ -84,6 +85,8 @@ def measure_ours(spec: BenchSpec, parts: Parts, scratch: Path) -> Measured:
         optimizer=choose_optimizer(recipe.train.optimizer, device=spec.device, fits=plan.fits),
         callbacks=[clock, *([profiler] if spec.profile else [])],
     )
+    kernel = fixed_attention(recipe.train.attention, device=spec.device, token_budget=room.token_budget)
+    trainer.set_attention(kernel or "sdpa")
     if recipe.train.compile and spec.device == "cuda":
         fuse_layers(llava_of(parts.model))
     trainer.train()

@@ -1,10 +1,11 @@
-"""Who attends to whom in a pack: the mask of packed trees, and the one switch between its two kernels.
+"""Who attends to whom in a pack: the mask of packed trees, and the one switch between its three kernels.
 
 SDPA takes a dense (T, T) mask and computes every pair of tokens; FlexAttention takes a table of 128 x 128 blocks and
-skips the empty ones. A pack of many trees is mostly empty, so FlexAttention saves work as packs grow; against that
-stand its compilation (about a minute at the start, Triton and a C compiler needed) and smaller kernels. At 7B and 8192
-tokens the dense attention is about a sixth of a step's arithmetic, at 2048 a twentieth: below FLEX_FROM there is
-nothing to gain, and on a processor FlexAttention has no backward pass.
+skips the empty ones; `segments` is one small SDPA call a segment. A pack of many trees is mostly empty, so skipping
+saves work as packs grow. On CUDA FlexAttention's compilation stands against that (about a minute at the start, Triton
+and a C compiler needed) and its smaller kernels: at 7B and 8192 tokens the dense attention is about a sixth of a
+step's arithmetic, at 2048 a twentieth, so below FLEX_FROM there is nothing to gain. On a processor FlexAttention has no
+backward pass, and `segments` is what saves the work.
 
 Shapes: T tokens of one pack. A pack is one row (B = 1), so dense masks are (1, 1, T, T).
 """
@@ -18,18 +19,38 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import LlavaForConditionalGeneration
 
-AttentionKernel = Literal["sdpa", "flex"]
+from qllava.model.segments import NAME as _SEGMENTS
+from qllava.model.segments import segment_blocks
+
+AttentionKernel = Literal["sdpa", "flex", "segments"]
 Mask = torch.Tensor | BlockMask
 
 # Tokens of a pack from which FlexAttention is worth trying.
 FLEX_FROM = 4096
 _FLEX = "flex_attention"
-_IMPLEMENTATIONS: dict[AttentionKernel, str] = {"sdpa": "sdpa", "flex": _FLEX}
+_IMPLEMENTATIONS: dict[AttentionKernel, str] = {"sdpa": "sdpa", "flex": _FLEX, "segments": _SEGMENTS}
 
 
 def use_kernel(model: LlavaForConditionalGeneration, kernel: AttentionKernel) -> None:
     """Choose the language model's attention kernel, in place; the tower keeps its own. `flex` is for CUDA."""
     model.model.language_model.set_attn_implementation(_IMPLEMENTATIONS[kernel])
+
+
+def attention_inputs(
+    segment: torch.Tensor, parent: torch.Tensor, position_ids: torch.Tensor, config: Any, dtype: torch.dtype
+) -> dict[str, Any]:
+    """What a language model's forward takes beside a pack's tokens, for the kernel that is set.
+
+    Args:
+        segment, parent, position_ids, config: as in `pack_mask`.
+        dtype: of the queries.
+    """
+    if len(parent) == 1 or config._attn_implementation != _SEGMENTS:
+        return {"attention_mask": as_numbers(pack_mask(segment, parent, position_ids, config), dtype)}
+    window = getattr(config, "sliding_window", None)
+    blocks = segment_blocks(segment, parent, position_ids, window=window, dtype=dtype)
+    # The stock forward takes a mask of four dimensions as it is; without one it would build its own, for nobody.
+    return {"attention_mask": torch.zeros(1, 1, 1, 1, dtype=dtype, device=segment.device), "blocks": blocks}
 
 
 def pack_mask(

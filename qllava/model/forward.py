@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from qllava.model.attention import as_numbers, pack_mask
+from qllava.model.attention import attention_inputs
+from qllava.model.head_loss import head_loss
 
 
 def tower_features(model: LlavaForConditionalGeneration, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -53,13 +53,19 @@ def hidden_states(model: LlavaForConditionalGeneration, pack: Mapping[str, torch
             features.to(model.model.multi_modal_projector.linear_1.weight.dtype)
         )
         encoded["image"] = BaseModelOutputWithPooling(pooler_output=cast(Any, list(projected)))
-    mask = pack_mask(pack["segment"], pack["parent"], pack["position_ids"], model.model.language_model.config)
+    seen = attention_inputs(
+        pack["segment"],
+        pack["parent"],
+        pack["position_ids"],
+        model.model.language_model.config,
+        _compute_type(model),
+    )
     output = model.model(
         input_ids=pack["input_ids"][None],
         position_ids=pack["position_ids"][None],
-        attention_mask=as_numbers(mask, _compute_type(model)),
         mm_encoder_outputs=encoded,
         use_cache=False,
+        **seen,
     )
     hidden: torch.Tensor = output.last_hidden_state[0]
     return hidden
@@ -82,7 +88,5 @@ def loss_sum(
     model: LlavaForConditionalGeneration, pack: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross-entropy in nats over S supervised tokens, and how many were predicted right (greedy)."""
-    logits = supervised_logits(model, pack)
-    target = pack["target"]
-    loss = functional.cross_entropy(logits, target, reduction="sum")
-    return loss, (logits.detach().argmax(-1) == target).sum()
+    hidden = hidden_states(model, pack)
+    return head_loss(model.lm_head, hidden[pack["source"]], pack["target"])

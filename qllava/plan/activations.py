@@ -11,6 +11,8 @@ from qllava.plan.arithmetic import CUDA, Arithmetic
 from qllava.plan.device import GIB
 from qllava.plan.work import Job
 
+# Logits that exist at once (`model/head_loss.py`): 2**23 are 262 positions of a vocabulary of 32,000.
+LOGITS_AT_ONCE = 2**23
 # fp32: log-probabilities kept by the loss, then their gradient and the logits' own, all three at once.
 _BYTES_LOGIT = 12
 _BYTES_PIXELS = 4 + 1
@@ -45,6 +47,16 @@ def mask_bytes(tokens: int, arithmetic: Arithmetic = CUDA) -> float:
     return float(tokens) ** 2 * (arithmetic.element + 1)
 
 
+def branch_bytes(job: Job, tokens: int, checkpoint_every: int | None, arithmetic: Arithmetic) -> float:
+    """Bytes of prefixes' keys and values that branches keep, each its own, where attention runs by segments."""
+    if job.sharing.samples_a_picture <= 1:
+        return 0.0
+    whole, _ = _layers(job, checkpoint_every)
+    branches = tokens / job.packed_tokens
+    prefix = job.sizes.image_tokens + job.sharing.prefix
+    return branches * prefix * 2 * arithmetic.element * job.sizes.language.query_width * max(1, whole)
+
+
 def activation_gib(job: Job, tokens: int, checkpoint_every: int | None, arithmetic: Arithmetic = CUDA) -> float:
     """GiB that the layers keep for a pack of `tokens` under a checkpointing policy, masks not counted."""
     whole, recomputed = _layers(job, checkpoint_every)
@@ -63,18 +75,24 @@ def pack_gib(job: Job, tokens: int, checkpoint_every: int | None, arithmetic: Ar
     # Embedded input, last hidden states, and the last norm's fp32 copy.
     edges = tokens * language.width * (2 * size + 4)
     supervised = min(float(tokens), samples * job.text.supervised)
-    logits = supervised * language.vocab * _BYTES_LOGIT
+    logits = min(supervised * language.vocab, max(language.vocab, LOGITS_AT_ONCE)) * _BYTES_LOGIT
+    # Their states and the gradient of these, which is there before the layers' backward begins.
+    states = supervised * 2 * size * language.width
     # While a checkpointed layer runs backward, its recomputed activations and their gradients exist once; without
     # checkpointing, the last layer's gradients do. By then the logits are gone.
     _, recomputed = _layers(job, checkpoint_every)
     at_work = (2 if recomputed else 1) * tokens * layer_bytes(job, arithmetic)
     kept = activation_gib(job, tokens, checkpoint_every, arithmetic) * GIB
     parts = {
-        "activations": kept + edges + pictures * (job.sizes.image_tokens * patch + pixels),
-        "attention mask": mask_bytes(tokens, arithmetic),
-        "logits at supervised positions": logits,
+        "activations": kept + edges + states + pictures * (job.sizes.image_tokens * patch + pixels),
+        "logits that exist at once": logits,
         "one layer's backward, beyond the logits": max(0.0, at_work - logits),
     }
+    # A processor's attention runs by segments (`model/segments.py`): no mask of the whole pack.
+    if arithmetic is CUDA:
+        parts["attention mask"] = mask_bytes(tokens, arithmetic)
+    else:
+        parts["prefixes kept by their branches"] = branch_bytes(job, tokens, checkpoint_every, arithmetic)
     return {name: amount / GIB for name, amount in parts.items()}
 
 

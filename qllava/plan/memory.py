@@ -30,7 +30,8 @@ _BYTES_STATES: dict[Optimizer, float] = {"adamw": 8, "paged_adamw_8bit": 2 + 2 *
 POLICIES: tuple[int | None, ...] = (None, 4, 3, 2, 1)
 # Dequantisation costs the same for every pack, so longer ones are cheaper a token; a dense attention costs a token as
 # much as its pack is long. Per token of a 7B on a 4090 (2 x 16 ms a pack; 1.8 MFLOP a token and token): 31 + 29 us at
-# 1024, 16 + 57 at 2048, 4 + 229 at 8192, beside 316 for the linears. On a processor packs of one picture are best.
+# 1024, 16 + 57 at 2048, 4 + 229 at 8192, beside 316 for the linears. On a processor attention runs by segments and
+# dequantisation is 3 % of a step: packs of about one picture do, and keep the memory small.
 LARGEST_BUDGET = 2048
 CPU_BUDGET = 512
 _BUDGET_STEP = 64

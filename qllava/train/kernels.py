@@ -8,7 +8,7 @@ from typing import Literal
 from qllava.errors import UsageError
 from qllava.model.attention import FLEX_FROM, AttentionKernel
 
-AttentionSetting = Literal["auto", "sdpa", "flex"]
+AttentionSetting = Literal["auto", "sdpa", "flex", "segments"]
 # FlexAttention has to win by more than timing varies.
 _WORTH_IT = 0.97
 
@@ -21,8 +21,8 @@ def fixed_attention(setting: AttentionSetting, *, device: str, token_budget: int
     """
     if device != "cuda":
         if setting == "flex":
-            raise UsageError("train.attention=flex needs an NVIDIA card; use --set train.attention=sdpa")
-        return "sdpa"
+            raise UsageError("train.attention=flex needs an NVIDIA card; use --set train.attention=segments")
+        return "segments" if setting == "auto" else setting
     if setting != "auto":
         return setting
     return "sdpa" if token_budget is None or token_budget < FLEX_FROM else None

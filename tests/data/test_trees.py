@@ -12,7 +12,7 @@ from transformers import LlavaForConditionalGeneration
 from qllava.data.encode import Encoded
 from qllava.data.packing import pack_samples, pack_trees
 from qllava.data.trees import Tree, grow_trees, join_trees
-from qllava.model.attention import tree_mask
+from qllava.model.attention import AttentionKernel, tree_mask, use_kernel
 from qllava.model.build import assemble
 from qllava.model.checkpointing import checkpoint_layers
 from qllava.model.forward import loss_sum
@@ -206,16 +206,19 @@ def assert_same_gradients(model: LlavaForConditionalGeneration, samples: list[En
     assert len(packs) == 1
 
 
+@pytest.mark.parametrize("kernel", ["sdpa", "segments"])
 @pytest.mark.parametrize("checkpoint_every", [None, 1, 2])
 def test_packed_gradients_equal_those_of_each_conversation_alone(
-    model: LlavaForConditionalGeneration, checkpoint_every: int | None
+    model: LlavaForConditionalGeneration, checkpoint_every: int | None, kernel: AttentionKernel
 ) -> None:
     model.train()
     checkpoint_layers(model, checkpoint_every)
+    use_kernel(model, kernel)
     try:
         assert_same_gradients(model, mixed_samples(np.random.default_rng(4), model.config.image_seq_length))
     finally:
         checkpoint_layers(model, None)
+        use_kernel(model, "sdpa")
 
 
 @pytest.mark.parametrize("stage", ["align", "finetune"])

@@ -13,7 +13,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from qllava.checkpoint.weights import llava_of
-from qllava.model.attention import use_kernel
+from qllava.model.attention import AttentionKernel, use_kernel
 from qllava.model.build import assemble
 from qllava.model.checkpointing import checkpoint_layers
 from qllava.model.forward import loss_sum
@@ -74,10 +74,13 @@ def assert_close(model: LlavaForConditionalGeneration, change: Callable[[], None
 
 @pytest.mark.parametrize(("family", "window"), [("llama", None), ("qwen2", 9), ("mistral", 9)])
 @pytest.mark.parametrize("every", [None, 1])
-def test_flex_equals_sdpa(tmp_path: Path, family: str, window: int | None, every: int | None) -> None:
+@pytest.mark.parametrize("kernel", ["flex", "segments"])
+def test_other_kernels_equal_sdpa(
+    tmp_path: Path, family: str, window: int | None, every: int | None, kernel: AttentionKernel
+) -> None:
     model = build(tmp_path, family, window)
     checkpoint_layers(model, every)
-    assert_close(model, lambda: use_kernel(model, "flex"))
+    assert_close(model, lambda: use_kernel(model, kernel))
 
 
 @pytest.mark.parametrize("every", [None, 1, 2])

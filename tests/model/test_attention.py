@@ -9,7 +9,8 @@ from torch.nn.attention.flex_attention import create_mask
 from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
 from qllava.data.trees import Tree, grow_trees, join_trees
-from qllava.model.attention import as_numbers, block_mask, pack_mask, tree_mask
+from qllava.model.attention import as_numbers, attention_inputs, block_mask, pack_mask, tree_mask
+from qllava.model.segments import NAME, segment_blocks
 from tests.packs import random_encoded
 
 Ids = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -46,6 +47,31 @@ def test_both_masks_follow_the_rule(window: int | None) -> None:
     blocks = block_mask(segment, parent, position_ids, window)
     dense = create_mask(blocks.mask_mod, None, None, len(tree), len(tree), device="cpu")
     assert torch.equal(dense[0, 0], expected)
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 12])
+def test_segments_follow_the_rule(window: int | None) -> None:
+    tree = pack()
+    segment, parent, position_ids = ids_of(tree)
+    expected = slow_mask(tree, None), slow_mask(tree, window)
+    found = torch.zeros(2, len(tree), len(tree), dtype=torch.bool)
+    for block in segment_blocks(segment, parent, position_ids, window=window, dtype=torch.float32):
+        own = range(len(tree))[block.own]
+        seen = [*(range(len(tree))[block.prefix] if block.prefix is not None else []), *own]
+        causal = torch.ones(len(own), len(own), dtype=torch.bool).tril()
+        for kind, mask in enumerate((block.mask, block.windowed)):
+            found[kind][np.ix_(own, seen)] = causal if mask is None else mask == 0
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+def test_segments_need_no_mask_of_the_whole_pack() -> None:
+    config = LlamaConfig(attn_implementation="sdpa")
+    config._attn_implementation = NAME
+    inputs = attention_inputs(*ids_of(pack()), config, torch.float32)
+    assert inputs["attention_mask"].shape == (1, 1, 1, 1)
+    assert len(inputs["blocks"]) > 1
+    assert sum(block.mask.numel() for block in inputs["blocks"] if block.mask is not None) < len(pack()) ** 2 / 2
 
 
 def test_blocks_skip_what_no_token_sees() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from qllava.model.attention import as_numbers, tree_mask
 from qllava.model.quantize import keep_autograd, nf4_config
-from qllava.plan.activations import layer_bytes, pack_gib
+from qllava.plan.activations import LOGITS_AT_ONCE, layer_bytes, pack_gib
 from qllava.plan.arithmetic import BF16_PROCESSOR, CUDA, FP32_PROCESSOR, Arithmetic, processor_has_amx
 from qllava.plan.sizes import LanguageSizes, ModelSizes, TowerSizes
 from qllava.plan.work import Job, Sharing, StageText
@@ -150,8 +151,19 @@ def test_shared_pictures_are_kept_once() -> None:
     together = Job(alone.sizes, "finetune", alone.lora, "nf4", alone.text, 512, Sharing(2.0, prefix=4))
     assert (alone.packed_tokens, together.packed_tokens) == (56, 56 - 0.5 * 20)
     # The same tokens hold more samples, so more of them are supervised.
-    many, few = (pack_gib(work, 460, None)["logits at supervised positions"] for work in (together, alone))
+    many, few = (pack_gib(work, 460, None)["logits that exist at once"] for work in (together, alone))
     assert many / few == pytest.approx(56 / 46)
+    # On a processor every branch keeps the keys and values of its prefix: 16 image tokens and 4 more.
+    branches = "prefixes kept by their branches"
+    assert pack_gib(alone, 460, None, FP32_PROCESSOR)[branches] == 0
+    assert pack_gib(together, 460, None, FP32_PROCESSOR)[branches] * 2**30 == pytest.approx(10 * 20 * 2 * 4 * 256 * 3)
+
+
+def test_logits_are_counted_as_many_as_exist_at_once() -> None:
+    wide = replace(job("finetune"), sizes=ModelSizes(replace(SIZES, vocab=128256), TOWER, 16, projector=1000))
+    some, many = (pack_gib(wide, tokens, None)["logits that exist at once"] * 2**30 for tokens in (140, 14000))
+    assert some == pytest.approx(140 / 56 * 20 * 128256 * 12)
+    assert many == LOGITS_AT_ONCE * 12
 
 
 def test_amx_is_read_from_the_processor(tmp_path: Path) -> None:

@@ -172,9 +172,11 @@ def test_a_small_model_by_hand() -> None:
         "LoRA (fp32)": lora * 4,
         "gradients (fp32)": (projector + lora) * 4,
         "optimizer states (fp32)": (projector + lora) * 8,
-        "activations": 100 * 30 * layer + 100 * 576 * 12 + 2.5 * (36 * 4 * (tower.width + 3 * 576) + pixels),
-        "attention mask": 100 * 100 * (4 + 1),
-        "logits at supervised positions": logits,
+        "activations": 100 * (30 * layer + 576 * 12)
+        + 10 * 2 * 4 * 576
+        + 2.5 * (36 * 4 * (tower.width + 3 * 576) + pixels),
+        "logits that exist at once": logits,
+        "prefixes kept by their branches": 0,
         "one layer's backward, beyond the logits": max(0, 100 * layer - logits),
         "dequantised weights at work": 4 * 576 * 1536 * 4,
         "fragments and handles": 2**28,

@@ -12,8 +12,9 @@ from qllava.train.kernels import AttentionSetting, faster_attention, fixed_atten
 @pytest.mark.parametrize(
     ("setting", "device", "budget", "expected"),
     [
-        ("auto", "cpu", 8192, "sdpa"),
+        ("auto", "cpu", 8192, "segments"),
         ("sdpa", "cpu", 8192, "sdpa"),
+        ("segments", "cuda", 8192, "segments"),
         ("auto", "cuda", 2048, "sdpa"),
         ("auto", "cuda", None, "sdpa"),
         ("auto", "cuda", 8192, None),
@@ -28,7 +29,7 @@ def test_where_there_is_nothing_to_measure(
 
 
 def test_flex_needs_a_card() -> None:
-    with pytest.raises(UsageError, match=r"train.attention=flex needs an NVIDIA card; use --set train.attention=sdpa"):
+    with pytest.raises(UsageError, match=r"attention=flex needs an NVIDIA card; use --set train.attention=segments"):
         fixed_attention("flex", device="cpu", token_budget=4096)
 
 
