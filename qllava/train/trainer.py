@@ -29,6 +29,7 @@ from qllava.model.attention import AttentionKernel, use_kernel
 from qllava.model.build import projector_parameters
 from qllava.model.checkpointing import checkpoint_layers
 from qllava.model.forward import loss_sum
+from qllava.model.lora_linear import join_lora
 from qllava.model.precision import autocast
 from qllava.train.health import Health
 from qllava.train.optimizer import Optimizer, build_optimizer
@@ -104,6 +105,7 @@ class StageTrainer(SFTTrainer):  # type: ignore[misc]
         # It prints every log line to stdout, which belongs to results.
         self.remove_callback(PrinterCallback)
         self.trainable_parameters = unfreeze(model)
+        join_lora(model)
         self.step_figures: dict[str, float] = {}
         self.rejected: dict[str, str] = {}
         self._builder = builder

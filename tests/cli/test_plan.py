@@ -55,7 +55,7 @@ def test_the_page_of_llava_15(capsys: pytest.CaptureFixture[str]) -> None:
         "     3.02 GiB  language model (NF4)\n",
         "     0.60 GiB  LoRA (fp32)\n",
         "     0.50 GiB  CUDA context\n",
-        "    20.10 GiB  in all, of 24.0 free: fits\n",
+        "    19.87 GiB  in all, of 24.0 free: fits\n",
         "\ncheckpointing  off\n",
         "\ntokens a pack  2,048; one picture is 576\n",
         "\nwork           23.4 TFLOP a sample\n",
