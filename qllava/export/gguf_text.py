@@ -17,6 +17,7 @@ from qllava.checkpoint.load import LoadedRun
 from qllava.checkpoint.weights import llava_of
 from qllava.data.chat_template import load_chat_template
 from qllava.errors import ModelError
+from qllava.export.gguf_tensors import write_tensors
 from qllava.export.gguf_tokenizer import read_vocabulary, write_vocabulary
 from qllava.export.merge import merged_tensors
 from qllava.model.build import input_embeddings
@@ -40,15 +41,7 @@ def write_text_model(loaded: LoadedRun, path: Path, name: str) -> int:
     writer.add_name(name)
     _write_shape(writer, config)
     _write_words(writer, loaded)
-    size = 0
-    for tensor_name, array in text_tensors(loaded):
-        writer.add_tensor(tensor_name, array)
-        size += array.nbytes
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return size
+    return write_tensors(writer, text_tensors(loaded))
 
 
 def check_family(config: Any) -> None:

@@ -20,6 +20,7 @@ from qllava.checkpoint.load import LoadedRun
 from qllava.checkpoint.weights import llava_of
 from qllava.data.images import pixel_statistics
 from qllava.errors import ModelError
+from qllava.export.gguf_tensors import write_tensors
 
 # transformers' names inside one encoder layer, and llama.cpp's.
 LAYER_NAMES = {
@@ -68,15 +69,7 @@ def write_vision(loaded: LoadedRun, path: Path, name: str) -> int:
     mean, std = pixel_statistics(loaded.image_processor)
     writer.add_vision_image_mean(list(mean))
     writer.add_vision_image_std(list(std))
-    size = 0
-    for tensor_name, array in vision_tensors(loaded, kept):
-        writer.add_tensor(tensor_name, array)
-        size += array.nbytes
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return size
+    return write_tensors(writer, vision_tensors(loaded, kept))
 
 
 def check_vision(config: Any) -> None:
