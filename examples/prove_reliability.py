@@ -149,7 +149,7 @@ class Place:
             os.chdir(self.folder)
             if prepare is not None:
                 prepare()
-            arguments = ["train", "--stage", stage, "--yes"]
+            arguments = ["train", "--stage", stage, "--yes", "--max-bad", "0.1"]  # for --broken
             sys.argv = ["qllava", *arguments]
             code = command_line(arguments)
             sys.stderr.flush()

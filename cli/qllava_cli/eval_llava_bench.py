@@ -11,7 +11,7 @@ import typer
 from qllava.errors import UsageError
 from qllava_cli.console import note, result, say
 from qllava_cli.eval_answers import AnswersOption, FirstOption, ResultsOption, answer_benchmark
-from qllava_cli.eval_options import JsonOption, ModelOption, Nf4Option, RunOption, RunsOption, find_model
+from qllava_cli.eval_options import JsonOption, ModelOption, Nf4Option, RunOption, RunsOption, find_model, show_report
 from qllava_cli.eval_text_model import (
     INTERRUPTED,
     BaseUrlOption,
@@ -63,6 +63,7 @@ def llava_bench(
     """
     from qllava.datagen.asking import Policy  # noqa: PLC0415 - --help stays light
     from qllava.evaluate.judge.bench import read_bench  # noqa: PLC0415
+    from qllava.evaluate.judge.report import write_judge_report  # noqa: PLC0415
     from qllava.evaluate.judge.run import VERDICTS, judge_requests, review_rows  # noqa: PLC0415
     from qllava.evaluate.judge.run import judge as have_judged  # noqa: PLC0415
     from qllava.evaluate.judge.table import bench_table  # noqa: PLC0415
@@ -96,6 +97,7 @@ def llava_bench(
     write_json(where / "result.json", told)
     (where / "reviews.jsonl").write_text("".join(f"{row}\n" for row in review_rows(judged)), encoding="utf-8")
     say("written", where, "result.json, reviews.jsonl, verdicts.jsonl")
+    show_report(write_judge_report(where / "report.html", bench, given, judged, name))
     if judged.replies is not None:
         tell(judged.replies)
         if judged.replies.asked.error is not None:

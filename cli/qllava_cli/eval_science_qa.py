@@ -11,7 +11,7 @@ import typer
 from qllava.errors import UsageError
 from qllava_cli.console import note, result, say
 from qllava_cli.eval_answers import AnswersOption, FirstOption, ResultsOption, answer_benchmark
-from qllava_cli.eval_options import JsonOption, ModelOption, Nf4Option, RunOption, RunsOption, find_model
+from qllava_cli.eval_options import JsonOption, ModelOption, Nf4Option, RunOption, RunsOption, find_model, show_report
 from qllava_cli.eval_text_model import (
     BaseUrlOption,
     ConcurrencyOption,
@@ -65,6 +65,7 @@ def scienceqa(
     from qllava.evaluate.science_qa.ensemble import parse_mode  # noqa: PLC0415 - --help stays light
     from qllava.evaluate.science_qa.problems import read_science_qa  # noqa: PLC0415
     from qllava.evaluate.science_qa.prompts import parse_format  # noqa: PLC0415
+    from qllava.evaluate.science_qa.report import write_science_report  # noqa: PLC0415
     from qllava.evaluate.science_qa.score import score_answers, score_choices  # noqa: PLC0415
     from qllava.evaluate.science_qa.table import table  # noqa: PLC0415
     from qllava.files import write_json  # noqa: PLC0415
@@ -94,11 +95,13 @@ def scienceqa(
     told |= {"scores": {key.strip(): value.to_dict() for key, value in scores.items()}}
     where.mkdir(parents=True, exist_ok=True)
     write_json(where / "result.json", told)
+    page = write_science_report(where / "report.html", problems, given, image_root=science.image_root, model=name)
     failed = scores[name]
     if failed.failed:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in failed.failures.items() if count)
         note(f"{failed.failed:,} of {len(problems):,} answers name no choice and count as wrong: {reasons}")
     say("written", where / "result.json")
+    show_report(page)
     result(json.dumps(told, ensure_ascii=False) if as_json else table(scores))
 
 

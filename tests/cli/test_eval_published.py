@@ -138,6 +138,7 @@ def test_llava_bench_judges_a_file(here: Path, server: TeacherServer, capfd: pyt
     run(llava_bench, "bench", "--answers", "mine.jsonl", "--judge", "tiny", "--base-url", server.start())
     assert "questions without an answer, in no score: 1" in capfd.readouterr().out
     assert {path.name for path in (here / "mine-llava-bench").iterdir()} == {
+        "report.html",
         "result.json",
         "reviews.jsonl",
         "verdicts.jsonl",
