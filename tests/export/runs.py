@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from qllava.checkpoint.manifest import Run, read_run
 from qllava.recipe import parse_recipe
@@ -77,3 +79,15 @@ def _split_like(path: Path, family: str) -> None:
     steps = [whole] if family == "gpt-2" else [split, whole]
     content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def speak_in_words(folder: Path) -> None:
+    """Silence half characters and control tokens in a random model: each library prints those in its own way."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    head = weights["lm_head.weight"]
+    for index in range(len(head)):
+        said = tokenizer.decode([index])
+        if index in tokenizer.all_special_ids or not said.isascii() or not said.isprintable():
+            head[index] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

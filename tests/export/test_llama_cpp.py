@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
 
 from qllava.checkpoint.load import load_run
 from qllava.export.run import export
 from qllava.infer.chat_session import ChatSession
 from qllava.infer.engine import Engine
 from qllava.infer.sampling import Sampling
-from tests.export.runs import make_run
+from tests.export.runs import make_run, speak_in_words
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (it is compiled: minutes)")
 
@@ -36,18 +34,6 @@ CHATML = (
 def square(seed: int) -> Image.Image:
     """As large as the tower sees: nothing to resize, which every library does in its own way."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, size=(32, 32, 3), dtype=np.uint8))
-
-
-def speak_in_words(folder: Path) -> None:
-    """Silence half characters and control tokens in a random model: each library prints those in its own way."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    weights = load_file(folder / "model.safetensors")
-    head = weights["lm_head.weight"]
-    for index in range(len(head)):
-        said = tokenizer.decode([index])
-        if index in tokenizer.all_special_ids or not said.isascii() or not said.isprintable():
-            head[index] = 0
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def answer_of_llama_cpp(model: Any, picture: Image.Image) -> str:
