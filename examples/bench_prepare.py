@@ -2,15 +2,16 @@
 
     python examples/bench_prepare.py --rows 1000000
 
-Writes LLaVA-shaped JSON (about two samples a picture, lognormal lengths), then times, in this order: the first opening
-(every row is checked), the second (the index is read), grouping and planning the optimizer steps, the part of it that
-`qllava train` repeats at every start, and tokenising a sample of rows with the embedded tokenizer. Memory is the
-process's own, without mapped files.
+Writes LLaVA-shaped JSON (about two samples a picture, lognormal lengths) with its pictures (links to one file), then
+times what `qllava train` does before its first step: opening the data, the quick check, grouping and planning the
+optimizer steps; once as for new data, once as at every later start, when index and findings are kept. Last it tokenises
+some rows with the embedded tokenizer. Memory is the process's own, without mapped files.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 import random
@@ -20,8 +21,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
+
 from qllava.checkpoint.load import build_encoder
-from qllava.data.audit import audit
+from qllava.data.audit import select
+from qllava.data.check_cache import cached_check
 from qllava.data.encode import SampleRejected
 from qllava.data.formats import load_conversations
 from qllava.data.steps import plan_steps
@@ -46,6 +50,15 @@ def write_rows(path: Path, rows: int, seed: int = 0) -> None:
                 turns[0]["value"] = "What is this?"
             file.write((",\n" if number else "") + json.dumps(row))
         file.write("]")
+
+
+def write_pictures(root: Path, rows: int) -> None:
+    """Every picture that a row may name: links to one small file."""
+    folder = root / "coco"
+    folder.mkdir()
+    Image.new("RGB", (64, 64), "red").save(root / "one.jpg")
+    for number in range(max(1, rows // 2)):
+        (folder / f"{number:012d}.jpg").symlink_to("../one.jpg")
 
 
 def own_memory() -> int:
@@ -77,15 +90,27 @@ def main() -> None:
         path = Path(folder) / "rows.json"
         with timed("write the file (not part of a run)"):
             write_rows(path, rows)
+            write_pictures(Path(folder), rows)
         print(f"{path.stat().st_size / 1e6:,.0f} MB")
-        with timed("first opening: every row checked"):
-            load_conversations(path)
-        with timed("second opening: the index read"):
-            table = load_conversations(path)
-        with timed("look at the data (up to 4,000 tokenised)"):
-            checked = audit(table, encoder, max_length=512, needs_image=False)
-        with timed("group and plan the steps of one epoch"):
-            steps = plan_steps(checked.groups, batch_size=128, epochs=1, seed=0)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        for start in ("new data", "later start"):
+            print(f"{start}:")
+            with timed("  open"):
+                table = load_conversations(path)
+            with timed("  quick check"):
+                findings = cached_check(
+                    table,
+                    encoder,
+                    digest=digest,
+                    cache=Path(folder) / "checks",
+                    image_root=Path(folder),
+                    max_length=512,
+                    needs_image=False,
+                    thorough=False,
+                )
+            with timed("  group and plan the steps of one epoch"):
+                checked = select(table, findings, needs_image=False)
+                steps = plan_steps(checked.groups, batch_size=128, epochs=1, seed=0)
         rejected = 0
         with timed(f"tokenise {min(rows, TOKENISED):,} rows"):
             for index in range(min(rows, TOKENISED)):

@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -121,7 +122,8 @@ def _write_language_model(folder: Path) -> None:
         tie_word_embeddings=True,
         initializer_range=0.1,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
 
 
 class Place:
@@ -229,7 +231,7 @@ def kill_runs(base: Path, work: Path, calm: Place, kills: int, seed: int) -> Tal
         place = Place(base, work / f"killed-{number}")
         number += 1
         left = min(5, kills - tally.tried)
-        moments = []
+        moments: list[str] = []
         for stage, name in STAGES:
             # Half of what is left for the first stage, the rest for the second.
             for _ in range(left - left // 2 if stage == "1" else left - len(moments)):

@@ -130,7 +130,8 @@ class Heads(nn.Module):
 
     def caption(self, words: Tensor) -> Tensor:
         """(B, 80) ids of words and word pairs, 0 is padding -> (B, 128)."""
-        return self.text(self.embed(words).sum(1) / (words > 0).sum(1, keepdim=True))
+        said: Tensor = self.text(self.embed(words).sum(1) / (words > 0).sum(1, keepdim=True))
+        return said
 
 
 def dense_losses(heads: Heads, hidden: Tensor, data: Scenes, rows: np.ndarray) -> tuple[Tensor, Tensor]:
