@@ -2,7 +2,8 @@
 
     python examples/ablate_kinds.py --bench LLaVA-Bench/coco --judge gpt-4o-2024-11-20 --max-cost 20
 
-It needs a finished align run and data/instruct.json with kinds (as gen-data writes it), trains four runs of stage 2 on
+It needs a finished align run and data/instruct.json with all three kinds (as gen-data writes it; of the template
+teacher's with `--kinds conversation,detail,reasoning`), trains four runs of stage 2 on
 shares of that data, has every model judged on LLaVA-Bench (COCO), and prints the table of the paper (arXiv 2304.08485,
 ablation of training data; its full data reach 85.1 over all). The last row is the align run itself, without
 instruction tuning. Everything can be repeated: finished runs, answers and verdicts are kept. `--print` only shows the
@@ -83,7 +84,9 @@ def main() -> None:
         for step in steps:
             print(shlex.join(["qllava", *step[3:]]), file=sys.stderr, flush=True)
             if not options.print:
-                subprocess.run(step, check=True, stdout=subprocess.DEVNULL)
+                done = subprocess.run(step, check=False, stdout=subprocess.DEVNULL)
+                if done.returncode:  # it has said why
+                    raise SystemExit(done.returncode)
     if not options.print:
         print(table(options))
 
