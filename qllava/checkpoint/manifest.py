@@ -116,12 +116,17 @@ def read_run(folder: Path) -> Run:
     return Run(folder, manifest)
 
 
-def list_runs(root: Path, stage: Stage) -> list[Run]:
-    """All runs of a stage under `runs/`, oldest first."""
+def run_folders(root: Path, stage: Stage) -> list[Path]:
+    """The folders of a stage's runs under `runs/` that hold a manifest, oldest first."""
     if not root.is_dir():
         return []
     folders = [p for p in root.iterdir() if (m := _RUN_NAME.match(p.name)) and m.group(1) == stage and p.is_dir()]
-    return [read_run(folder) for folder in sorted(folders, key=_number) if (folder / MANIFEST).is_file()]
+    return [folder for folder in sorted(folders, key=_number) if (folder / MANIFEST).is_file()]
+
+
+def list_runs(root: Path, stage: Stage) -> list[Run]:
+    """All runs of a stage under `runs/`, oldest first."""
+    return [read_run(folder) for folder in run_folders(root, stage)]
 
 
 def newest_finished(root: Path, stage: Stage) -> Run | None:

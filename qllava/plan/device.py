@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qllava.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
 
 GIB = 2**30
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -193,12 +196,27 @@ def nf4_problem() -> str | None:
             f"CUDA does not start ({_first_line(error)}; torch {torch.__version__} for CUDA {torch.version.cuda}, "
             f"available: {available}); update the NVIDIA driver to one for CUDA {torch.version.cuda}"
         )
+    return _try_nf4("cuda", torch.bfloat16)
+
+
+def processor_problem() -> str | None:
+    """Run the same layer on the processor; None, or what failed, versions and the fix."""
+    try:
+        import torch  # noqa: PLC0415
+    except (ImportError, OSError) as error:
+        return f"torch does not load ({_first_line(error)}); reinstall it with `make setup`"
+    return _try_nf4("cpu", torch.float32)
+
+
+def _try_nf4(device: str, dtype: torch.dtype) -> str | None:
+    import torch  # noqa: PLC0415
+
     try:
         import bitsandbytes  # noqa: PLC0415
 
-        layer = bitsandbytes.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
-        layer = layer.to("cuda")
-        inputs = torch.ones(4, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        layer = bitsandbytes.nn.Linear4bit(64, 64, bias=False, compute_dtype=dtype, quant_type="nf4")
+        layer = layer.to(device)
+        inputs = torch.ones(4, 64, device=device, dtype=dtype, requires_grad=True)
         layer(inputs).float().square().sum().backward()
         gradient = inputs.grad
         healthy = gradient is not None and bool(torch.isfinite(gradient).all()) and bool(gradient.any())
