@@ -54,12 +54,14 @@ def test_one_run_by_name_or_folder(runs: Path, capsys: pytest.CaptureFixture[str
         "model language model": "embedded:smollm2-135m",
         "data samples": "2000",
         "from run": "align-001",
-        "loss, shuffled picture": "1.630",
-        "loss, no picture": "3.840",
         "command": "qllava train --stage 1",
     }.items()
     assert main(["runs", "show", "runs/finetune-010"]) == 0
     assert capsys.readouterr().out == by_name
+    assert main(["runs", "show", "align-001"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["loss,", "shuffled", "picture", "1.630"] in lines
+    assert ["loss,", "no", "picture", "3.840"] in lines
     assert main(["runs", "show", "align-001", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 100
 
