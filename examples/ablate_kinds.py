@@ -3,11 +3,11 @@
     python examples/ablate_kinds.py --bench LLaVA-Bench/coco --judge gpt-4o-2024-11-20 --max-cost 20
 
 It needs a finished align run and data/instruct.json with all three kinds (as gen-data writes it; of the template
-teacher's with `--kinds conversation,detail,reasoning`), trains four runs of stage 2 on
-shares of that data, has every model judged on LLaVA-Bench (COCO), and prints the table of the paper (arXiv 2304.08485,
-ablation of training data; its full data reach 85.1 over all). The last row is the align run itself, without
-instruction tuning. Everything can be repeated: finished runs, answers and verdicts are kept. `--print` only shows the
-commands; what follows a bare `--` goes to `qllava train` (`-- --max-steps 200`).
+teacher's with `--kinds conversation,detail,reasoning`), trains four runs of stage 2 on shares of that data, has every
+model judged on LLaVA-Bench (COCO), and prints the table of the paper (arXiv 2304.08485, ablation of training data; its
+full data reach 85.1 over all). The last row is the align run itself, without instruction tuning. Everything can be
+repeated: finished runs, answers and verdicts are kept. `--print` only shows the commands; what follows a bare `--` goes
+to `qllava train` (`-- --max-steps 200`).
 """
 
 from __future__ import annotations

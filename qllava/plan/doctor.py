@@ -80,7 +80,12 @@ def _python() -> Finding:
 def _libraries() -> Iterator[Finding]:
     """Each library that is missing or of a version that qllava does not take; then those that are right."""
     right: list[str] = []
-    for line in requires("qllava") or ():
+    try:
+        wanted = requires("qllava") or ()
+    except PackageNotFoundError:  # run from its source folder alone
+        yield Finding("qllava", "problem", "is not installed, so its needs are unknown", "pip install .")
+        return
+    for line in wanted:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue

@@ -49,6 +49,7 @@ def test_of_many_problems_without_picture_some_are_shown(tmp_path: Path) -> None
     report = write_science_report(tmp_path / "page.html", science.problems, {}, image_root=tmp_path, model="mine")
     (entry,) = part(report.out, "pictures")
     assert len(entry["samples"]) == MOST_WITHOUT_PICTURE
+    assert part(report.out, "index")["title"] == "mine: ScienceQA (200 of 600 problems without a picture)"
 
 
 def test_llava_bench_shows_both_answers_with_their_mean_scores(tmp_path: Path) -> None:

@@ -60,6 +60,14 @@ def test_missing_and_old_libraries_come_with_their_line(tmp_path: Path, monkeypa
     assert "peft" not in found["libraries"].found
 
 
+def test_a_source_folder_that_nobody_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> list[str]:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "requires", missing)
+    assert findings(CPU, tmp_path)["qllava"].fix == "pip install ."
+
+
 def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage(100 * GIB, 90 * GIB, 10 * GIB))

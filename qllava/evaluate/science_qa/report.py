@@ -26,10 +26,14 @@ def write_science_report(
         image_root: folder of the pictures.
         model: its name in the title.
     """
-    bare = spread([problem for problem in problems if problem.image is None], MOST_WITHOUT_PICTURE)
+    without = [problem for problem in problems if problem.image is None]
+    bare = spread(without, MOST_WITHOUT_PICTURE)
+    title = f"{model}: ScienceQA"
+    if len(bare) < len(without):  # what is left out is said on the page itself
+        title += f" ({len(bare)} of {len(without):,} problems without a picture)"
     shown = [problem for problem in problems if problem.image is not None] + bare
     rows = [_row(problem, answers.get(problem.id)) for problem in shown]
-    return write_answers(out, rows, image_root=image_root, title=f"{model}: ScienceQA", models=[model])
+    return write_answers(out, rows, image_root=image_root, title=title, models=[model])
 
 
 def _row(problem: Problem, answer: str | None) -> AnsweredQuestion:
