@@ -56,7 +56,7 @@ def chat(
     sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
     picture = open_image(image) if image is not None else None
     if web:
-        from qllava_cli.serve import open_page  # noqa: PLC0415 - needs the extra `serve`
+        from qllava_cli.serve import open_page  # noqa: PLC0415 - needs the extra `page`
 
         open_page(find_model(runs, run), sampling, image)
         return

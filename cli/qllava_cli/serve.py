@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from qllava.evaluate.target import Target
     from qllava.infer.sampling import Sampling
     from qllava.serve.app import Settings
-    from qllava.serve.examples import Example
 
 _LOOPBACK = "127.0.0.1"
+# What the extras bring.
+_SERVER = ("starlette", "uvicorn")
+_PAGE = ("gradio",)
 
 
 def serve(
@@ -49,12 +51,20 @@ def serve(
     temperature: Annotated[float, typer.Option("--temperature", help="Where a request gives none.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Where a request gives none.")] = 1.0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Where a request gives none.")] = 512,
+    page: Annotated[
+        bool | None,
+        typer.Option("--page/--no-page", help="A chat page at /.", show_default="where qllava[page] is installed"),
+    ] = None,
 ) -> None:
     """Serve a run: /v1/chat/completions as OpenAI's clients speak it, and a chat page at /.
 
     Pictures come as data URLs. Ctrl-C ends it once the answers under way are complete.
     """
-    _require_server()
+    _require(_SERVER, "serve")
+    if page is None:
+        page = _missing(_PAGE) == []
+    elif page:
+        _require(_PAGE, "page")
     key = _read_key(api_key_env)
     from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415 - all below loads torch
 
@@ -76,7 +86,8 @@ def serve(
         body_bytes=max_request << 20,
         seconds=timeout,
         sampling=Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens),
-        examples=find_examples(_data(target)),
+        page=page,
+        examples=find_examples(_data(target)) if page else (),
     )
     listening = listen(host, port)
     _serve(target, listening, settings, grace, lambda: None)
@@ -86,20 +97,23 @@ def open_page(target: Target, sampling: Sampling, image: Path | None) -> None:
     """Serve a model to this machine's browser, on any free port, until Ctrl-C.
 
     Raises:
-        UsageError: the extra `serve` is not installed.
+        UsageError: the extra `page` is not installed.
         RunError, ModelError, DeviceError: as `load_model`.
     """
-    _require_server()
+    _require([*_SERVER, *_PAGE], "page")
     import webbrowser  # noqa: PLC0415
 
     from qllava.serve.app import Settings  # noqa: PLC0415
-    from qllava.serve.examples import Example, find_examples  # noqa: PLC0415
+    from qllava.serve.examples import find_examples  # noqa: PLC0415
     from qllava.serve.run import listen  # noqa: PLC0415
 
-    examples: tuple[Example, ...] = find_examples(_data(target))
-    if image is not None:
-        examples = (Example(image, "What is in the picture?"), *examples)
-    settings = Settings(model=Path(target.name).resolve().name, sampling=sampling, examples=examples)
+    settings = Settings(
+        model=Path(target.name).resolve().name,
+        sampling=sampling,
+        page=True,
+        examples=find_examples(_data(target)),
+        picture=image,
+    )
     listening = listen(_LOOPBACK, 0)
     url = _url(listening)
     _serve(target, listening, settings, 1.0, lambda: _open(webbrowser.open, url))
@@ -126,7 +140,10 @@ def _serve(
         say("answers", f"{settings.rows} at a time, {settings.queue} may wait", "--batch, --queue")
         say("key", "wanted" if settings.key else "none", "--api-key-env")
         say("api", f"{url}/v1")
-        say("page", f"{url}/", f"{len(settings.examples)} example pictures")
+        if settings.page:
+            say("page", f"{url}/", f"{len(settings.examples)} example pictures")
+        else:
+            say("page", "none", "--page; pip install 'qllava[page]'" if _missing(_PAGE) else "--page")
         note("Ctrl-C ends it once the answers under way are complete")
         ready()
 
@@ -155,10 +172,14 @@ def _read_key(variable: str | None) -> str | None:
     return key
 
 
-def _require_server() -> None:
-    missing = [module for module in ("starlette", "uvicorn") if find_spec(module) is None]
+def _missing(modules: Sequence[str]) -> list[str]:
+    return [module for module in modules if find_spec(module) is None]
+
+
+def _require(modules: Sequence[str], extra: str) -> None:
+    missing = _missing(modules)
     if missing:
-        raise UsageError(f"serving needs {' and '.join(missing)}; install them with `pip install 'qllava[serve]'`")
+        raise UsageError(f"this needs {' and '.join(missing)}; install with `pip install 'qllava[{extra}]'`")
 
 
 def _log_to_stderr() -> None:

@@ -5,26 +5,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
+from starlette.routing import Mount, Route
 
 from qllava.infer.engine import Engine
 from qllava.infer.pool import AnswerPool
 from qllava.infer.sampling import Sampling
 from qllava.serve.api_error import ApiError, broken
-from qllava.serve.completions import Completions, Limits, no_such_model
+from qllava.serve.completions import Completions, no_such_model
 from qllava.serve.desk import Desk
+from qllava.serve.dialogue import Dialogue
 from qllava.serve.examples import Example
-from qllava.serve.guards import HEADERS, Guards, error_response, json_response
+from qllava.serve.guards import Guards, error_response, json_response
 from qllava.serve.intake import Intake
-from qllava.serve.page import Page
+from qllava.serve.reception import Reception
 from qllava.serve.replies import model_entry, model_list
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,9 @@ class Settings:
         body_bytes: of one request.
         seconds: one request may take.
         sampling: where a request leaves it open.
+        page: there is a chat page at `/`; needs the extra `page`.
         examples: pictures and questions that the page offers.
+        picture: that the page shows from the start.
     """
 
     model: str
@@ -60,7 +64,9 @@ class Settings:
     body_bytes: int = 20 << 20
     seconds: float = 300.0
     sampling: Sampling = field(default_factory=Sampling)
+    page: bool = False
     examples: tuple[Example, ...] = ()
+    picture: Path | None = None
 
 
 def build_app(engine: Engine, settings: Settings) -> tuple[Guards, Desk]:
@@ -76,13 +82,14 @@ def build_app(engine: Engine, settings: Settings) -> tuple[Guards, Desk]:
         executor=readers,
         remote=settings.remote_images,
     )
-    limits = Limits(settings.rows + settings.queue, settings.body_bytes, settings.seconds)
-    completions = Completions(desk, intake, model=settings.model, limits=limits)
+    reception = Reception(desk, places=settings.rows + settings.queue, seconds=settings.seconds)
+    completions = Completions(reception, intake, model=settings.model, body_bytes=settings.body_bytes)
     routes = [
-        Route("/v1/chat/completions", completions, methods=["POST"]),
-        *_model_routes(settings.model),
-        *_page_routes(Page(settings.model, settings.sampling, settings.examples, body_bytes=settings.body_bytes)),
-        Route("/health", lambda _: json_response(_health(completions, desk))),
+        # Mounted, so that what there is not below /v1 is told in OpenAI's shape whatever else the app has.
+        Mount(
+            "/v1", routes=[Route("/chat/completions", completions, methods=["POST"]), *_model_routes(settings.model)]
+        ),
+        Route("/health", lambda _: json_response(_health(reception, desk))),
     ]
 
     @contextlib.asynccontextmanager
@@ -95,7 +102,20 @@ def build_app(engine: Engine, settings: Settings) -> tuple[Guards, Desk]:
         readers.shutdown(wait=False, cancel_futures=True)
 
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error, 500: _failure})
-    return Guards(app, key=settings.key, loopback=settings.loopback), desk
+    if settings.page:
+        from qllava.serve.page import mount_page  # noqa: PLC0415 - Gradio takes seconds to load
+
+        mount_page(
+            app,
+            Dialogue(reception, intake),
+            model=settings.model,
+            sampling=settings.sampling,
+            examples=settings.examples,
+            picture=settings.picture,
+            key=settings.key,
+            upload_bytes=settings.body_bytes,
+        )
+    return Guards(app, key=settings.key, loopback=settings.loopback, page=settings.page), desk
 
 
 def _model_routes(model: str) -> list[Route]:
@@ -108,28 +128,13 @@ def _model_routes(model: str) -> list[Route]:
         )
 
     return [
-        Route("/v1/models", lambda _: json_response(model_list(model, created))),
-        Route("/v1/models/{name:path}", one),
+        Route("/models", lambda _: json_response(model_list(model, created))),
+        Route("/models/{name:path}", one),
     ]
 
 
-def _page_routes(page: Page) -> list[Route]:
-    def example(request: Request) -> Response:
-        number: int = request.path_params["number"]
-        if number >= len(page.examples):
-            raise HTTPException(404)
-        return FileResponse(page.examples[number].image, headers=HEADERS)
-
-    show: Callable[[Request], Response] = lambda _: Response(page.html, headers=page.headers)  # noqa: E731
-    return [
-        Route("/", show),
-        Route("/page/settings", lambda _: json_response(page.settings)),
-        Route("/page/examples/{number:int}", example),
-    ]
-
-
-def _health(completions: Completions, desk: Desk) -> dict[str, object]:
-    return {"status": "ok", "inside": completions.inside, "waiting": desk.waiting, "active": desk.active}
+def _health(reception: Reception, desk: Desk) -> dict[str, object]:
+    return {"status": "ok", "inside": reception.inside, "waiting": desk.waiting, "active": desk.active}
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
 from qllava.infer.pool import Ending
-from qllava.serve.api_error import ApiError, broken, busy, timed_out
+from qllava.serve.api_error import ApiError, broken
 from qllava.serve.chat_request import ChatRequest
-from qllava.serve.desk import Desk, Done, Event, Piece, Ticket
+from qllava.serve.desk import Done, Piece
 from qllava.serve.guards import HEADERS, error_response, json_response
 from qllava.serve.intake import Intake
+from qllava.serve.reception import Deadline, Events, Reception
 from qllava.serve.replies import END, KEEP_ALIVE, Reply, error_event
 
 logger = logging.getLogger(__name__)
@@ -28,37 +27,15 @@ _QUIET_SECONDS = 15.0
 _BODY_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much a server takes on.
-
-    Attributes:
-        requests: read, waiting or answered at a time; beyond, clients are told to come back.
-        body_bytes: of one request.
-        seconds: one request may take, from its first byte to its last.
-    """
-
-    requests: int = 80
-    body_bytes: int = 20 << 20
-    seconds: float = 300.0
-
-
 class Completions:
     """The endpoint, as an ASGI app."""
 
-    def __init__(self, desk: Desk, intake: Intake, *, model: str, limits: Limits) -> None:
-        """Read requests with `intake`, answer them at `desk`; `model`: the id that is served."""
-        self._desk = desk
+    def __init__(self, reception: Reception, intake: Intake, *, model: str, body_bytes: int) -> None:
+        """Read requests with `intake`, each of at most `body_bytes`; `model`: the id that is served."""
+        self._reception = reception
         self._intake = intake
         self._model = model
-        self._limits = limits
-        self._inside = 0
-        self._last_seconds = 1.0
-
-    @property
-    def inside(self) -> int:
-        """Requests being read, waiting or answered."""
-        return self._inside
+        self._body_bytes = body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a client that has gone is no error."""
@@ -66,16 +43,15 @@ class Completions:
         started = time.monotonic()
         counted = "-"
         try:
-            with self._place():
-                counted = await self._answer(request, send, started)
-                self._last_seconds = time.monotonic() - started
+            with self._reception.place() as deadline:
+                counted = await self._answer(request, send, deadline)
             status = 200
         except ClientDisconnect:
             status = 499
         except ApiError as error:
             status = error.status
             if status in (413, 429):
-                await _drain(request, self._limits.body_bytes)
+                await _drain(request, self._body_bytes)
             await error_response(error)(scope, receive, send)
         except Exception:
             logger.exception("a request failed")
@@ -83,52 +59,25 @@ class Completions:
             await error_response(broken())(scope, receive, send)
         logger.info("chat %d, %.1f s, %s tokens", status, time.monotonic() - started, counted)
 
-    async def _answer(self, request: Request, send: Send, started: float) -> str:
+    async def _answer(self, request: Request, send: Send, deadline: Deadline) -> str:
         """All of it; returns prompt and answer tokens for the log."""
-        deadline = started + self._limits.seconds
-        try:
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._limits.seconds):
-                asked_for = await self._intake.parse(await self._body(request))
-                self._check_model(asked_for)
-                asked = await self._intake.read(asked_for)
-        except TimeoutError:
-            raise timed_out(self._limits.seconds) from None
+        async with deadline.watch():
+            asked_for = await self._intake.parse(await self._body(request))
+            self._check_model(asked_for)
+            asked = await self._intake.read(asked_for)
         reply = Reply(self._model, len(asked.ids))
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event | None] = asyncio.Queue()
-
-        def tell(event: Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to hear it
-                loop.call_soon_threadsafe(events.put_nowait, event)
-
-        number = self._desk.submit(Ticket(asked, deadline, self._limits.seconds, tell))
-        watcher = asyncio.create_task(_watch(request.receive, events))
-        try:
-            if asked_for.stream:
-                include_usage = bool(asked_for.stream_options and asked_for.stream_options.include_usage)
-                tokens = await _stream(events, reply, send, include_usage=include_usage)
-            else:
-                text, ending, tokens = await _collect(events)
-                await json_response(reply.whole(text, ending, tokens))(request.scope, request.receive, send)
-        finally:
-            watcher.cancel()
-            self._desk.cancel(number)
+        async with self._reception.answer(asked, deadline) as events:
+            watcher = asyncio.create_task(_watch(request.receive, events))
+            try:
+                if asked_for.stream:
+                    include_usage = bool(asked_for.stream_options and asked_for.stream_options.include_usage)
+                    tokens = await _stream(events, reply, send, include_usage=include_usage)
+                else:
+                    text, ending, tokens = await _collect(events)
+                    await json_response(reply.whole(text, ending, tokens))(request.scope, request.receive, send)
+            finally:
+                watcher.cancel()
         return f"{len(asked.ids)} + {tokens}"
-
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the places that there are.
-
-        Raises:
-            ApiError: all are taken.
-        """
-        if self._inside >= self._limits.requests:
-            raise busy(self._limits.requests, min(60, max(1, math.ceil(self._last_seconds))))
-        self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
 
     async def _body(self, request: Request) -> bytes:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -136,21 +85,21 @@ class Completions:
         if kind != "application/json":
             raise ApiError(415, f"content-type {kind[:80] or '(none)'} is not read; send application/json")
         length = request.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length[:20]) > self._limits.body_bytes:
+        if not length.isdecimal() or int(length[:20]) > self._body_bytes:
             raise self._too_large()
         body = bytearray()
         try:
             async with asyncio.timeout(_BODY_SECONDS):
                 async for piece in request.stream():
                     body += piece
-                    if len(body) > self._limits.body_bytes:
+                    if len(body) > self._body_bytes:
                         raise self._too_large()
         except TimeoutError:
             raise ApiError(408, f"the body did not arrive within {_BODY_SECONDS:g} s; send it faster") from None
         return bytes(body)
 
     def _too_large(self) -> ApiError:
-        limit = self._limits.body_bytes
+        limit = self._body_bytes
         return ApiError(
             413, f"the body is larger than {limit:,} bytes; send smaller pictures", code="request_too_large"
         )
@@ -160,7 +109,7 @@ class Completions:
             raise no_such_model(request.model, self._model)
 
 
-async def _collect(events: asyncio.Queue[Event | None]) -> tuple[str, Ending, int]:
+async def _collect(events: Events) -> tuple[str, Ending, int]:
     """The whole answer, how it ended, and its tokens.
 
     Raises:
@@ -179,7 +128,7 @@ async def _collect(events: asyncio.Queue[Event | None]) -> tuple[str, Ending, in
         text += event.text
 
 
-async def _stream(events: asyncio.Queue[Event | None], reply: Reply, send: Send, *, include_usage: bool) -> int:
+async def _stream(events: Events, reply: Reply, send: Send, *, include_usage: bool) -> int:
     """Send the answer as it comes; returns its tokens."""
     start: dict[str, str] = {**HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
     headers = [(name.lower().encode(), value.encode()) for name, value in start.items()]
@@ -196,7 +145,7 @@ async def _stream(events: asyncio.Queue[Event | None], reply: Reply, send: Send,
     return tokens
 
 
-async def _pieces(events: asyncio.Queue[Event | None], reply: Reply) -> AsyncIterator[bytes | int]:
+async def _pieces(events: Events, reply: Reply) -> AsyncIterator[bytes | int]:
     """Server-sent events, then the number of tokens; after a failure its event alone."""
     yield reply.chunk({"role": "assistant", "content": ""})
     while True:
@@ -223,7 +172,7 @@ def _part(content: bytes) -> Message:
     return {"type": "http.response.body", "body": content, "more_body": True}
 
 
-async def _watch(receive: Receive, events: asyncio.Queue[Event | None]) -> None:
+async def _watch(receive: Receive, events: Events) -> None:
     """Put None among the events when the client goes."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qllava.serve.api_error import ApiError, unauthorized
 
-# The page itself and the sign of life say nothing that is worth a key.
-_OPEN = {"/", "/health"}
+# The sign of life says nothing that is worth a key.
+_OPEN = "/health"
+_API = "/v1"
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
 
@@ -35,11 +36,19 @@ class Guards:
     its own that leads to 127.0.0.1 (DNS rebinding). A browser says which page asks (`Origin`): only ours may.
     """
 
-    def __init__(self, app: ASGIApp, *, key: str | None, loopback: bool) -> None:
-        """Guard `app`; `key`: what clients must present, if anything; `loopback`: it listens on a loopback address."""
+    def __init__(self, app: ASGIApp, *, key: str | None, loopback: bool, page: bool = False) -> None:
+        """Guard `app`.
+
+        Args:
+            app: what is guarded.
+            key: what clients must present, if anything.
+            loopback: it listens on a loopback address.
+            page: it has a page, which asks people for the key by itself: browsers cannot send it as clients do.
+        """
         self._app = app
         self._key = None if key is None else key.encode()
         self._loopback = loopback
+        self._page = page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -57,7 +66,8 @@ class Guards:
         origin = headers.get("origin")
         if origin is not None and urlsplit_netloc(origin) != headers.get("host", "").lower():
             return ApiError(403, "pages of other sites may not use this server")
-        if self._key is None or scope["path"] in _OPEN:
+        path: str = scope["path"]
+        if self._key is None or path == _OPEN or (self._page and not path.startswith(_API)):
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
         # latin-1 is how headers are decoded; in constant time, or each wrong guess would tell how far it was right.

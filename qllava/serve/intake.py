@@ -68,11 +68,33 @@ class Intake:
             )
         sampling = request.sampling(self.default)
         pictures = [await self._picture(url, param) for url, param in urls]
+        return await self.prepare(messages, pictures, sampling, request.stops)
+
+    async def prepare(
+        self,
+        messages: list[Message],
+        pictures: list[Image.Image],
+        sampling: Sampling,
+        stops: tuple[str, ...] = (),
+    ) -> Asked:
+        """The tokens of a conversation, beside its pictures (of `picture`).
+
+        Raises:
+            ApiError: the model cannot take it.
+        """
         try:
-            return await self._run(partial(self.pool.read, messages, pictures, sampling, request.stops))
+            return await self._run(partial(self.pool.read, messages, pictures, sampling, stops))
         except DataError as error:
             code = "context_length_exceeded" if "the model holds" in str(error) else None
             raise invalid(str(error), "messages", code) from None
+
+    async def picture(self, data: bytes, param: str) -> Image.Image:
+        """The picture in a file; `param` is named in complaints.
+
+        Raises:
+            ApiError: it is refused.
+        """
+        return await self._run(partial(read_picture, data, self.processor, param, max_pixels=self.max_pixels))
 
     async def _picture(self, url: str, param: str) -> Image.Image:
         if is_data_url(url):
@@ -84,8 +106,7 @@ class Intake:
                 param,
                 "invalid_image_url",
             )
-        data = await fetch_picture(url, param)
-        return await self._run(partial(read_picture, data, self.processor, param, max_pixels=self.max_pixels))
+        return await self.picture(await fetch_picture(url, param), param)
 
     def _decode(self, url: str, param: str) -> Image.Image:
         return read_picture(decode_data_url(url, param), self.processor, param, max_pixels=self.max_pixels)

@@ -6,6 +6,7 @@ import pytest
 from qllava.checkpoint.load import load_run
 from qllava.checkpoint.manifest import read_run
 from qllava.infer.engine import Engine
+from tests.infer.tiny_run import picture
 from tests.serve.server import LONG_CONTEXT, Running, make_run, running
 
 
@@ -35,6 +36,8 @@ def engine(folder: Path) -> Engine:
 
 @pytest.fixture(scope="session")
 def server(folder: Path) -> Iterator[Running]:
-    """A server in fp32 that takes 250 requests at a time."""
-    with running(folder, ["runs/finetune-001", "10", "240"], module="tests.serve.exact_server") as found:
+    """A server in fp32 that takes 250 requests at a time, with a page that offers one example."""
+    picture(90).save(folder / "example.png")
+    arguments = ["runs/finetune-001", "10", "240", str(folder / "example.png")]
+    with running(folder, arguments, module="tests.serve.exact_server") as found:
         yield found

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,7 +107,8 @@ def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
     while True:
         text = log.read_text()
         if "Ctrl-C ends it" in text:
-            return text.split("page ")[1].split("/ (")[0].strip()
+            (url,) = re.findall(r"^api (\S+)/v1", text, re.MULTILINE)
+            return str(url)
         assert process.poll() is None, text
         assert time.monotonic() < end, text
         time.sleep(0.1)

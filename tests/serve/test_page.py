@@ -1,75 +1,133 @@
-import base64
-import hashlib
+import html
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
-from qllava.infer.sampling import Sampling
-from qllava.serve.examples import Example, find_examples
-from qllava.serve.page import Page
+from qllava.serve.dialogue import Answer
+from qllava.serve.page import said, turns
 from tests.infer.tiny_run import picture
-from tests.serve.server import Running
+from tests.serve.server import Running, encoded, running
+
+KEY = "sesame-123"
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_only_its_own_script_runs() -> None:
-    page = Page("m", Sampling(), [], body_bytes=1)
-    html = page.html.decode()
-    assert not re.search(r"https?://|//\w+\.", html.replace("http://www.w3.org", ""))
-    assert not re.search(r"\bon\w+=|innerHTML|insertAdjacentHTML|eval\(|style=", html)
-    policy = page.headers["Content-Security-Policy"]
-    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{hashed}';" in policy
-    assert policy.startswith("default-src 'none'; ")
-    assert "unsafe" not in policy
+def client(server: Running) -> httpx2.Client:
+    return httpx2.Client(base_url=server.url, timeout=60, trust_env=False)
 
 
-def test_it_is_served_with_the_servers_settings(server: Running) -> None:
-    with httpx2.Client(base_url=server.url, timeout=60, trust_env=False) as client:
-        page = client.get("/")
+def config(page: str) -> dict[str, Any]:
+    (found,) = re.findall(r"window\.gradio_config = (\{.*?\});</script>", page)
+    return dict(json.loads(found))
+
+
+def upload(asking: httpx2.Client, content: bytes, name: str = "a.png") -> httpx2.Response:
+    return asking.post("/gradio_api/upload", files={"files": (name, content, "image/png")})
+
+
+def test_a_chat_shows_every_word_and_holds_what_was_said() -> None:
+    told = "  <b>1</b>\n\n* a   b\n"
+    first = turns([], "Q 1?", Answer(told))
+    assert [turn["role"] for turn in first] == ["user", "assistant"]
+    stopped = turns(first, "Q 2?", Answer())
+    whole = turns(stopped, "Q 3?", Answer("A 3"))
+    assert said(whole) == (("Q 1?", told), ("Q 3?", "A 3"))
+    assert said([]) == ()
+
+
+def test_the_browser_is_told_to_ask_nobody_else(server: Running) -> None:
+    with client(server) as asking:
+        page = asking.get("/")
         assert page.headers["content-type"] == "text/html; charset=utf-8"
-        assert page.headers["x-frame-options"] == "DENY"
-        settings = client.get("/page/settings").json()
-        assert settings["model"] == "exact"
-        assert settings["sampling"] == {"temperature": 0.0, "top_p": 1.0, "max_tokens": 512, "seed": 0}
-        assert client.get("/page/examples/0").status_code == 404
+        for response in (page, asking.get("/theme.css"), asking.get("/nothing-here")):
+            policy = response.headers["content-security-policy"]
+            assert policy.startswith("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; ")
+            assert "http" not in policy
+            assert response.headers["x-frame-options"] == "DENY"
+            assert response.headers["referrer-policy"] == "no-referrer"
+        # Neither fonts nor scripts come from elsewhere; what is left are words about Gradio for search engines.
+        loads = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"(https?:[^\"]*)", html.unescape(page.text))
+        assert loads == []
+        assert "https:" not in asking.get("/theme.css").text
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "pictures").mkdir()
-    rows = []
-    for index in range(9):
-        picture(index * 20).save(tmp_path / "pictures" / f"{index}.png")
-        rows += [
-            {"id": f"{index}-{kind}", "image": f"{index}.png", "question": f"{kind} {index // 2}?", "answers": ["x"]}
-            for kind in ("What", "How")
-        ]
-    rows.insert(0, {"id": "out", "image": "../secret.png", "question": "out?", "answers": ["x"]})
-    rows.insert(0, {"id": "none", "image": None, "question": "none?", "answers": ["x"]})
-    (tmp_path / "secret.png").write_bytes(b"x")
-    (tmp_path / "data" / "heldout.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return tmp_path
+def test_it_shows_the_servers_model_settings_and_examples(server: Running) -> None:
+    with client(server) as asking:
+        shown = config(asking.get("/").text)
+        parts = {part["props"].get("label"): part["props"] for part in shown["components"]}
+        assert shown["title"] == "exact - qllava"
+        assert parts["Temperature"]["value"] == 0
+        assert parts["Top-p"]["value"] == 1
+        assert parts["Longest answer, tokens"]["value"] == 512
+        (((sample,),),) = [parts["Examples"]["samples"]]
+        assert asking.get(sample["url"]).content == (server.log.parent / "example.png").read_bytes()
+        assert shown["analytics_enabled"] is False
+        assert shown["footer_links"] == []
 
 
-def test_examples_are_different_pictures_and_questions_inside_the_image_folder(data: Path) -> None:
-    named = {"path": str(data / "data" / "instruct.json"), "image_root": str(data / "pictures")}
-    root = (data / "pictures").resolve()
-    assert find_examples(named) == (
-        Example(root / "0.png", "What 0?"),
-        Example(root / "1.png", "How 0?"),
-        Example(root / "2.png", "What 1?"),
-        Example(root / "3.png", "How 1?"),
-        Example(root / "4.png", "What 2?"),
-        Example(root / "5.png", "How 2?"),
-    )
-    assert len(find_examples(named, 2)) == 2
+def test_files_of_this_machine_stay_here(server: Running) -> None:
+    with client(server) as asking:
+        secret = server.log.parent / "runs" / "finetune-001" / "manifest.json"
+        assert next(secret.parent.iterdir())
+        around = f"{server.log.parent}/example.png/../runs/finetune-001/manifest.json"
+        for path in (secret, around, "/etc/passwd"):
+            assert asking.get(f"/gradio_api/file={path}").status_code == 403, path
+        assert asking.get("/gradio_api/proxy=http://127.0.0.1:1/").status_code >= 400
 
 
-def test_without_the_data_there_are_no_examples(data: Path) -> None:
-    assert find_examples({}) == ()
-    assert find_examples({"path": str(data / "elsewhere" / "x.json"), "image_root": str(data)}) == ()
+def test_a_picture_that_is_too_large_is_not_taken(server: Running) -> None:
+    with client(server) as asking:
+        assert upload(asking, encoded(picture(3))).status_code == 200
+        assert upload(asking, b"\0" * (21 << 20)).status_code == 413
+
+
+def test_pages_of_other_sites_get_nothing(server: Running) -> None:
+    with client(server) as asking:
+        assert asking.get("/", headers={"Origin": "http://evil.example"}).status_code == 403
+        assert asking.get("/config", headers={"Host": "evil.example"}).status_code == 403
+
+
+@pytest.fixture(scope="module")
+def keyed(folder: Path) -> Iterator[Running]:
+    with running(folder, ["serve", "--port", "0", "--api-key-env", "TEST_KEY"], key=KEY) as found:
+        yield found
+
+
+def test_who_lacks_the_key_sees_the_login_alone(keyed: Running) -> None:
+    with client(keyed) as asking:
+        shown = config(asking.get("/").text)
+        assert shown["auth_required"] is True
+        assert shown.get("components", []) == []
+        assert asking.get("/config").status_code == 401
+        assert asking.get("/gradio_api/info").status_code == 401
+        assert upload(asking, encoded(picture(3))).status_code == 401
+        assert asking.post("/gradio_api/queue/join", json={"data": [], "fn_index": 0}).status_code == 401
+        assert asking.get("/gradio_api/queue/data?session_hash=x").status_code == 401
+        assert asking.get("/v1/models").status_code == 401
+        assert asking.get("/health").status_code == 200
+
+
+def test_the_key_is_the_password(keyed: Running) -> None:
+    with client(keyed) as asking:
+        for wrong in ("", KEY[:-1], KEY + "4", "s\u00e9same"):
+            assert asking.post("/login", data={"username": "me", "password": wrong or " "}).status_code == 400, wrong
+        assert asking.get("/config").status_code == 401
+        assert asking.post("/login", data={"username": "me", "password": KEY}).status_code == 200
+        assert "components" in asking.get("/config").json()
+        assert asking.get("/v1/models").status_code == 401  # a page of this browser is no client
+
+
+def test_without_the_page_only_the_api_is_there(folder: Path) -> None:
+    with (
+        running(folder, ["serve", "--port", "0", "--no-page", "--api-key-env", "TEST_KEY"], key=KEY) as server,
+        client(server) as asking,
+    ):
+        assert asking.get("/").status_code == 401
+        asking.headers["Authorization"] = f"Bearer {KEY}"
+        found = asking.get("/")
+        assert found.status_code == 404
+        assert found.json()["error"]["message"].startswith("there is nothing at '/'; the API is at /v1/")

@@ -14,28 +14,24 @@ from tests.serve.server import running
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
 
-# How much of answer number n stands there, and whether it is still being written.
-PROGRESS = """n => {
-  const answers = document.querySelectorAll('.answers')[n];
-  return answers ? [answers.querySelector('p')?.textContent ?? '', !!answers.querySelector('.busy')] : null;
-}"""
+# What stands in the chats with and without the picture.
+CHATS = """() => ['seeing', 'unseeing'].map(name =>
+  [...document.querySelectorAll(`#${name} .message-content`)].map(message => message.innerText.trim()))"""
 
 
-def ask(page: Any, question: str) -> tuple[list[str], list[int]]:
-    """The answers to a question, and the lengths of the first one that were seen on the way."""
-    number = page.locator(".answers").count()
-    page.fill("#question", question)
-    page.press("#question", "Enter")
+def ask(page: Any, question: str) -> tuple[list[list[str]], list[int]]:
+    """Both chats once a question is answered, and the lengths of the answer that were seen on the way."""
+    before = len(page.evaluate(CHATS)[0])
+    page.fill("#question textarea", question)
+    page.press("#question textarea", "Enter")
+    page.wait_for_selector("#question .stop-button")
     lengths: list[int] = []
-    for _ in range(12_000):
-        state = page.evaluate(PROGRESS, number)
-        if state is not None:
-            if not lengths or lengths[-1] != len(state[0]):
-                lengths.append(len(state[0]))
-            if not state[1] and page.locator("#send").is_visible():
-                break
+    while page.locator("#question .stop-button").count():
+        chat = page.evaluate(CHATS)[0]
+        if len(chat) == before + 2 and (not lengths or lengths[-1] != len(chat[-1])):
+            lengths.append(len(chat[-1]))
         page.wait_for_timeout(5)
-    return [answer.inner_text() for answer in page.locator(".answers").nth(number).locator(".answer").all()], lengths
+    return page.evaluate(CHATS), lengths
 
 
 @pytest.mark.slow  # a browser
@@ -48,19 +44,33 @@ def test_a_picture_two_turns_and_the_answer_without_the_picture(long_folder: Pat
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda line: problems.append(line.text) if line.type in ("error", "warning") else None)
+        page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
         own = (server.url, "data:", "blob:")
         page.on("request", lambda sent: None if sent.url.startswith(own) else problems.append(sent.url))
         page.goto(server.url)
-        page.wait_for_function("document.getElementById('model').textContent !== ''")
-        page.set_input_files("#file", str(tmp_path / "picture.png"))
-        page.wait_for_selector("#drop img:visible")
+        page.set_input_files("#picture input[type=file]", str(tmp_path / "picture.png"))
+        page.wait_for_selector("#picture img")
+        page.wait_for_timeout(1000)  # a new picture begins a new conversation: not after the question
         first, seen = ask(page, "What is this?")
-        page.check("#blind")
+        page.check("#blind input")
         second, _ = ask(page, "And what else?")
+        page.fill("#question textarea", "Go on")
+        page.press("#question textarea", "Enter")
+        page.locator("#question .stop-button").click()
+        server.wait_until(inside=0, active=0)
+        stopped = page.evaluate(CHATS)[0]
+        page.get_by_role("button", name="New conversation").click()
+        page.wait_for_selector("#seeing .message-content", state="detached")
+        anew = page.evaluate(CHATS)
         browser.close()
     assert problems == []
     assert len(seen) > 3  # it came in pieces
-    assert len(first) == 1
-    assert len(second) == 2  # with the picture, and without
-    assert all(first + second)
+    (told,) = first[0][1:]
+    assert first == [["What is this?", told], []]
+    assert second[0][:3] == ["What is this?", told, "And what else?"]
+    assert second[1][0] == "And what else?"  # what was asked before was not asked blind
+    assert len(second[0]) == 4
+    assert len(second[1]) == 2
+    assert second[0][3] != second[1][1]
+    assert stopped[:5] == [*second[0], "Go on"]
+    assert anew == [[], []]
