@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 from PIL import Image, PngImagePlugin
-from PIL import __version__ as PILLOW
 
 GRAY = 200
 # What stores a level of 200 of 255 in each mode, and the formats that keep the mode.
@@ -32,7 +32,7 @@ LEVELS: dict[str, tuple[object, str]] = {
     "F": (GRAY / 255, "IM PPM TIFF"),
 }
 # Pillow 12 writes these and cannot read them; 13 can.
-UNREAD = {"YCbCr.tiff", "clear.ico"} if int(PILLOW.partition(".")[0]) < 13 else set()
+UNREAD = {"YCbCr.tiff", "clear.ico"} if int(PIL.__version__.partition(".")[0]) < 13 else set()
 QUARTERS = ((220, 30, 30), (30, 200, 40), (40, 60, 210), (240, 210, 40))
 
 

@@ -60,11 +60,11 @@ def serve(
 
     Pictures come as data URLs. Ctrl-C ends it once the answers under way are complete.
     """
-    _require(_SERVER, "serve")
+    _require("serving", _SERVER, "serve")
     if page is None:
         page = _missing(_PAGE) == []
     elif page:
-        _require(_PAGE, "page")
+        _require("the chat page", _PAGE, "page")
     key = _read_key(api_key_env)
     from qllava_cli.quiet import quiet_libraries  # noqa: PLC0415 - all below loads torch
 
@@ -100,7 +100,7 @@ def open_page(target: Target, sampling: Sampling, image: Path | None) -> None:
         UsageError: the extra `page` is not installed.
         RunError, ModelError, DeviceError: as `load_model`.
     """
-    _require([*_SERVER, *_PAGE], "page")
+    _require("the chat page", [*_SERVER, *_PAGE], "page")
     import webbrowser  # noqa: PLC0415
 
     from qllava.serve.app import Settings  # noqa: PLC0415
@@ -176,10 +176,10 @@ def _missing(modules: Sequence[str]) -> list[str]:
     return [module for module in modules if find_spec(module) is None]
 
 
-def _require(modules: Sequence[str], extra: str) -> None:
+def _require(what: str, modules: Sequence[str], extra: str) -> None:
     missing = _missing(modules)
     if missing:
-        raise UsageError(f"this needs {' and '.join(missing)}; install with `pip install 'qllava[{extra}]'`")
+        raise UsageError(f"{what} needs {' and '.join(missing)}; install with `pip install 'qllava[{extra}]'`")
 
 
 def _log_to_stderr() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -97,6 +98,7 @@ class Dialogue:
     async def _answer(
         self, question: str, talk: Talk, sampling: Sampling, answer: Answer, stirred: asyncio.Event
     ) -> None:
+        started = time.monotonic()
         try:
             with self._reception.place() as deadline:
                 async with deadline.watch():
@@ -112,6 +114,8 @@ class Dialogue:
             answer.error = broken().message
         finally:
             stirred.set()
+            outcome = answer.ending or ("failed" if answer.error else "left")
+            logger.info("page %s, %.1f s", outcome, time.monotonic() - started)
 
 
 async def _listen(events: Events, answer: Answer, stirred: asyncio.Event) -> None:

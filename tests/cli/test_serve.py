@@ -100,6 +100,28 @@ def test_chat_web_opens_the_page_with_the_picture(here: Path) -> None:
         process.communicate()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "missing", "message"),
+    [
+        (["serve"], {"starlette", "uvicorn", "gradio"}, "serving needs starlette and uvicorn; {}'qllava[serve]'`"),
+        (["serve", "--page"], {"gradio"}, "the chat page needs gradio; {}'qllava[page]'`"),
+        (["chat", "image.jpg", "--web"], {"gradio"}, "the chat page needs gradio; {}'qllava[page]'`"),
+        (["chat", "--web"], {"uvicorn", "gradio"}, "the chat page needs uvicorn and gradio; {}'qllava[page]'`"),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(
+    here: Path,
+    arguments: list[str],
+    missing: set[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("qllava_cli.serve.find_spec", lambda name: None if name in missing else name)
+    assert main(arguments) == 2
+    assert message.format("install with `pip install ") in capfd.readouterr().err
+
+
 def test_prompt_and_web_exclude_each_other(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "image.jpg", "--web", "--prompt", "x"]) == 2
     assert "error: --prompt answers in the terminal; leave it out with --web" in capfd.readouterr().err

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from qllava.serve.dialogue import Answer
-from qllava.serve.page import said, turns
+from qllava.serve.page_view import said, turns
 from tests.infer.tiny_run import picture
 from tests.serve.server import Running, encoded, running
 
