@@ -16,8 +16,8 @@ from qllava.serve.examples import Example
 
 # Uploaded pictures are looked at this often, and those of yesterday deleted; all of them when the server ends.
 _CLEANING_SECONDS = (3600, 86400)
-# Of the slider; a run's default may be more.
-_TOKENS = 2048
+# Where the slider ends, unless the server's default is more.
+_MOST_TOKENS = 2048
 _BLIND = "What the model says when it sees nothing. If the two keep agreeing, it does not look."
 
 History = list[dict[str, Any]]
@@ -76,9 +76,9 @@ def lay_out(
         async def ask(
             question: str, file: str | None, seen: History, unseen: History, both: bool, *drawn: float
         ) -> AsyncIterator[dict[Any, Any]]:
-            async for shown in _ask(dialogue, question, file, seen, unseen if both else None, drawn):
-                said, said_blind, entry = shown
-                yield {seeing: said, unseeing: gr.skip() if said_blind is None else said_blind, box: entry}
+            shown = converse(dialogue, question, file, seen, unseen if both else None, drawn)
+            async for chat, blind_chat, entry in shown:
+                yield {seeing: chat, unseeing: gr.skip() if blind_chat is None else blind_chat, box: entry}
 
         asked = box.submit(
             ask,
@@ -105,12 +105,11 @@ def lay_out(
 
 
 def _controls(sampling: Sampling) -> list[Any]:
+    tokens = sampling.max_new_tokens
     return [
         gr.Slider(0, 2, sampling.temperature, step=0.05, label="Temperature", info="0: always the likeliest word"),
         gr.Slider(0.05, 1, sampling.top_p, step=0.05, label="Top-p"),
-        gr.Slider(
-            1, max(2048, sampling.max_new_tokens), sampling.max_new_tokens, step=1, label="Longest answer, tokens"
-        ),
+        gr.Slider(1, max(_MOST_TOKENS, tokens), tokens, step=1, label="Longest answer, tokens"),
         gr.Number(sampling.seed, label="Seed", precision=0, minimum=0),
     ]
 
@@ -134,10 +133,23 @@ def _idle() -> gr.Textbox:
     return gr.Textbox(submit_btn=True, stop_btn=False)
 
 
-async def _ask(
+async def converse(
     dialogue: Dialogue, question: str, file: str | None, seen: History, unseen: History | None, drawn: Sequence[float]
 ) -> AsyncIterator[tuple[History, History | None, Any]]:
-    """What both chats and the entry show, again whenever there is more; `unseen`: None where it is not wanted."""
+    """What becomes of a question on the page.
+
+    Args:
+        dialogue: answers.
+        question: as it was typed.
+        file: the picture's, if there is one.
+        seen: the chat so far.
+        unseen: the chat without the picture; None where it is not wanted.
+        drawn: temperature, top-p, longest answer in tokens, seed.
+
+    Yields: what both chats and the entry show, again whenever there is more.
+    Raises:
+        gr.Error: the picture or a control cannot be used; the browser shows it.
+    """
     question = question.strip()
     if not question:
         return

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +7,7 @@ from qllava.checkpoint.load import load_run
 from qllava.checkpoint.manifest import read_run
 from qllava.infer.engine import Engine
 from tests.infer.tiny_run import picture
+from tests.serve.hall import Hall
 from tests.serve.server import LONG_CONTEXT, Running, make_run, running
 
 
@@ -41,3 +42,18 @@ def server(folder: Path) -> Iterator[Running]:
     arguments = ["runs/finetune-001", "10", "240", str(folder / "example.png")]
     with running(folder, arguments, module="tests.serve.exact_server") as found:
         yield found
+
+
+@pytest.fixture
+def hall(engine: Engine) -> Iterator[Callable[..., Hall]]:
+    halls: list[Hall] = []
+
+    def build(**settings: float) -> Hall:
+        halls.append(Hall(engine, **settings))  # type: ignore[arg-type]
+        return halls[-1]
+
+    yield build
+    for found in halls:
+        found.desk.close()
+        assert found.desk.join(60)
+        found.readers.shutdown()

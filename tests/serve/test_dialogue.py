@@ -1,66 +1,18 @@
 """What the page asks is what an API client would ask, and takes the same places."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import aclosing
 
-import pytest
-
 from qllava.infer.engine import Engine
-from qllava.infer.pool import AnswerPool
 from qllava.infer.sampling import Sampling
-from qllava.serve.desk import Desk
-from qllava.serve.dialogue import Answer, Dialogue, Talk
-from qllava.serve.intake import Intake
-from qllava.serve.reception import Reception
+from qllava.serve.dialogue import Talk
 from qllava.types import IMAGE, Message, text
 from tests.infer.tiny_run import picture
+from tests.serve.hall import QUESTION, Hall
 from tests.serve.server import encoded
 
-QUESTION = "What color is the circle?"
 FILE = encoded(picture(20))
-
-
-class Hall:
-    """A desk at work, and a dialogue before it."""
-
-    def __init__(self, engine: Engine, places: int = 4, seconds: float = 60.0) -> None:
-        self.desk = Desk(AnswerPool(engine, max_rows=4))
-        self.readers = ThreadPoolExecutor(1)
-        intake = Intake(
-            pool=AnswerPool(engine),
-            processor=engine.image_processor,
-            max_images=1,
-            default=Sampling(),
-            executor=self.readers,
-        )
-        self.reception = Reception(self.desk, places=places, seconds=seconds)
-        self.dialogue = Dialogue(self.reception, intake)
-        self.desk.start()
-
-    def ask(self, talks: Sequence[Talk], tokens: int = 10) -> list[Answer]:
-        """The last answers."""
-        return asyncio.run(_last(self.dialogue.ask(QUESTION, talks, Sampling(max_new_tokens=tokens))))
-
-
-async def _last(answers: AsyncIterator[tuple[Answer, ...]]) -> list[Answer]:
-    return list([found async for found in answers][-1])
-
-
-@pytest.fixture
-def hall(engine: Engine) -> Iterator[Callable[..., Hall]]:
-    halls: list[Hall] = []
-
-    def build(**settings: float) -> Hall:
-        halls.append(Hall(engine, **settings))  # type: ignore[arg-type]
-        return halls[-1]
-
-    yield build
-    for found in halls:
-        found.desk.close()
-        assert found.desk.join(60)
-        found.readers.shutdown()
 
 
 def alone(engine: Engine, messages: list[Message], pictures: int) -> str:

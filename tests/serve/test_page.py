@@ -1,16 +1,19 @@
+import asyncio
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import httpx2
 import pytest
 
 from qllava.serve.dialogue import Answer
-from qllava.serve.page_view import said, turns
+from qllava.serve.page_view import converse, said, turns
 from tests.infer.tiny_run import picture
+from tests.serve.hall import Hall
 from tests.serve.server import Running, encoded, running
 
 KEY = "sesame-123"
@@ -39,6 +42,65 @@ def test_a_chat_shows_every_word_and_holds_what_was_said() -> None:
     assert said([]) == ()
 
 
+DRAWN = (0.0, 1.0, 5, 0)
+
+
+def shown(*arguments: Any) -> list[tuple[Any, Any, Any]]:
+    """All that the page shows of a question."""
+
+    async def collect() -> list[tuple[Any, Any, Any]]:
+        return [state async for state in converse(*arguments)]
+
+    return asyncio.run(collect())
+
+
+def test_a_question_is_shown_at_once_and_its_answers_side_by_side(hall: Callable[..., Hall], tmp_path: Path) -> None:
+    picture(20).save(tmp_path / "a.png")
+    before = turns([], "Q 0?", Answer("A 0"))
+    states = shown(hall().dialogue, " Q? ", str(tmp_path / "a.png"), before, [], DRAWN)
+    seen, unseen, entry = states[0]
+    assert seen == turns(before, "Q?", Answer())
+    assert unseen == turns([], "Q?", Answer())
+    assert (entry.value, entry.submit_btn, entry.stop_btn) == ("", False, True)
+    seen, unseen, entry = states[-1]
+    assert [question for question, _ in said(seen)] == ["Q 0?", "Q?"]
+    assert [question for question, _ in said(unseen)] == ["Q?"]
+    assert said(seen)[1][1] != said(unseen)[0][1]
+    assert (entry.submit_btn, entry.stop_btn) == (True, False)
+
+
+def test_without_a_picture_there_is_nothing_to_leave_out(hall: Callable[..., Hall]) -> None:
+    states = shown(hall().dialogue, "Q?", None, [], [], DRAWN)
+    assert states
+    assert all(unseen is None for _, unseen, _ in states)
+    assert shown(hall().dialogue, "  ", None, [], [], DRAWN) == []
+
+
+def test_a_question_that_got_no_word_comes_back(hall: Callable[..., Hall], tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.warns(UserWarning, match="The answer failed: the picture: the picture is refused: it cannot be read"):
+        states = shown(hall().dialogue, "Q?", str(tmp_path / "a.png"), [], [], DRAWN)
+    seen, unseen, entry = states[-1]
+    assert seen == []
+    assert len(said(unseen)) == 1
+    assert (entry.value, entry.submit_btn, entry.stop_btn) == ("Q?", True, False)
+
+
+@pytest.mark.parametrize(
+    ("file", "drawn", "message"),
+    [
+        ("gone.png", DRAWN, "The picture is no longer on the server; drop it again."),
+        (None, (0.0, 1.0, 5, None), "A sampling control is empty; give it a number."),
+        (None, (0.0, 0.0, 5, 0), "top_p=0 is not above 0 and at most 1"),
+        (None, (0.0, 1.0, 0, 0), "max_new_tokens=0 leaves no room for an answer"),
+    ],
+)
+def test_what_cannot_be_used_is_told(hall: Callable[..., Hall], file: Any, drawn: Any, message: str) -> None:
+    with pytest.raises(gr.Error) as caught:
+        shown(hall().dialogue, "Q?", file, [], None, drawn)
+    assert message in caught.value.message
+
+
 def test_the_browser_is_told_to_ask_nobody_else(server: Running) -> None:
     with client(server) as asking:
         page = asking.get("/")
@@ -57,16 +119,16 @@ def test_the_browser_is_told_to_ask_nobody_else(server: Running) -> None:
 
 def test_it_shows_the_servers_model_settings_and_examples(server: Running) -> None:
     with client(server) as asking:
-        shown = config(asking.get("/").text)
-        parts = {part["props"].get("label"): part["props"] for part in shown["components"]}
-        assert shown["title"] == "exact - qllava"
+        found = config(asking.get("/").text)
+        parts = {part["props"].get("label"): part["props"] for part in found["components"]}
+        assert found["title"] == "exact - qllava"
         assert parts["Temperature"]["value"] == 0
         assert parts["Top-p"]["value"] == 1
         assert parts["Longest answer, tokens"]["value"] == 512
         (((sample,),),) = [parts["Examples"]["samples"]]
         assert asking.get(sample["url"]).content == (server.log.parent / "example.png").read_bytes()
-        assert shown["analytics_enabled"] is False
-        assert shown["footer_links"] == []
+        assert found["analytics_enabled"] is False
+        assert found["footer_links"] == []
 
 
 def test_files_of_this_machine_stay_here(server: Running) -> None:
@@ -99,9 +161,9 @@ def keyed(folder: Path) -> Iterator[Running]:
 
 def test_who_lacks_the_key_sees_the_login_alone(keyed: Running) -> None:
     with client(keyed) as asking:
-        shown = config(asking.get("/").text)
-        assert shown["auth_required"] is True
-        assert shown.get("components", []) == []
+        found = config(asking.get("/").text)
+        assert found["auth_required"] is True
+        assert found.get("components", []) == []
         assert asking.get("/config").status_code == 401
         assert asking.get("/gradio_api/info").status_code == 401
         assert upload(asking, encoded(picture(3))).status_code == 401
